@@ -1,0 +1,347 @@
+"""
+One TOML file configures everything. Every setting has its default and its meaning here and nowhere
+else; `funnel config` prints them. A misspelt key is an error that names the known ones.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from funnel.errors import BadConfig
+
+ACTIONS = ("impression", "click", "cart", "purchase", "like", "dislike", "rating")
+CHANNELS = ("bm25", "vector", "item_cf", "popular")
+STAGES = ("recall", "prerank", "rank", "rerank")
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Data(Section):
+    """What the columns of the data set mean."""
+
+    actions: tuple[str, ...] = Field((), description="action names beside the built-in ones")
+    positive: dict[str, float] = Field(
+        {"click": 1.0, "cart": 2.0, "purchase": 4.0, "like": 1.0},
+        description="actions that say a user wants an item, with their weights as labels",
+    )
+    text: dict[str, float] = Field(
+        {"title": 2.0, "brand": 1.0, "category": 1.0, "description": 1.0},
+        description="searchable item columns with their boosts",
+    )
+    categorical: tuple[str, ...] = Field(
+        ("category", "brand"), description="item columns with one value out of a set"
+    )
+    multi: tuple[str, ...] = Field((), description="item columns with a list of values")
+    numeric: tuple[str, ...] = Field(("price",), description="item columns with numbers")
+    filterable: tuple[str, ...] = Field(
+        ("category", "brand", "price", "available"),
+        description="item columns that requests may filter on",
+    )
+    user_categorical: tuple[str, ...] = Field((), description="user columns used as features")
+    product_key: str = Field("", description="item column that equals for the same product")
+    language: str = Field("en", description="language of the texts, for stemming (en, zh, none)")
+
+
+class Build(Section):
+    """From a data set to a generation."""
+
+    root: str = Field("var/generations", description="directory of the generations")
+    master: str = Field("local[*]", description="Spark master")
+    driver_memory: str = Field("2g", description="memory of the Spark driver")
+    partitions: Positive = Field(4, description="Spark shuffle partitions")
+    holdout: Share = Field(0.1, description="share of the latest events kept for `evaluate`")
+    sample_share: Share = Field(
+        0.25, description="share of the training events that prerank and rank learn from"
+    )
+    valid_share: Share = Field(0.2, description="share of the samples used for validation")
+    requests: Positive = Field(6000, description="training requests sampled for a scene")
+    negatives: Positive = Field(80, description="recalled candidates kept for a training request")
+    seed: int = Field(7, description="seed of everything random in a build")
+
+
+class Features(Section):
+    """Histories and counters."""
+
+    history: Positive = Field(100, description="newest actions kept for a user")
+    half_lives: tuple[float, ...] = Field(
+        (1.0, 7.0, 30.0), description="half-lives of the item counters, in days"
+    )
+    settle_ms: int = Field(
+        2000, ge=0, description="item counters are read as of this long before the request"
+    )
+
+
+class Store(Section):
+    """The live store: any Redis 7+ or Valkey server."""
+
+    url: str = Field("", description="redis://… or rediss://…; empty starts an embedded Valkey")
+    dir: str = Field("var/valkey", description="directory of the embedded server")
+    timeout_ms: Positive = Field(50, description="longest wait for the store in a request")
+    keep_days: Positive = Field(90, description="a user not seen for this long is forgotten")
+    log_length: Positive = Field(1_000_000, description="events kept in the live log")
+
+
+class Channel(Section):
+    limit: int = Field(500, ge=0, description="most items the channel may return; 0 turns it off")
+    weight: float = Field(1.0, ge=0.0, description="share of its normalised score in the fusion")
+
+
+class Recall(Section):
+    keep: Positive = Field(2000, description="candidates that leave recall")
+    budget_ms: Positive = Field(25, description="time before the channels that answered are used")
+    channels: dict[Literal["bm25", "vector", "item_cf", "popular"], Channel] = Field(
+        default_factory=dict, description="channels and their limits and weights"
+    )
+    fit: bool = Field(
+        True, description="use the fusion weights fitted by the build, where there are any"
+    )
+
+
+class Learned(Section):
+    keep: Positive = Field(300, description="candidates that leave the stage")
+    budget_ms: Positive = Field(10, description="time before the order of the stage before is used")
+    model: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="auto: used where it beats the stage before it on the validation split",
+    )
+
+
+class Rerank(Section):
+    budget_ms: Positive = Field(10, description="time before the plain top of rank is used")
+    near_duplicates: bool = Field(True, description="one item of a group of near-duplicates a page")
+    diversity: float = Field(
+        0.1, ge=0.0, le=1.0, description="MMR: weight of dissimilarity against score"
+    )
+
+
+class Scene(Section):
+    """A named place that asks for pages."""
+
+    limit: Positive = Field(20, description="items on a page where the request does not say")
+    exclude: tuple[str, ...] = Field(
+        (), description="items the user did these actions on are not shown again"
+    )
+    recall: Recall = Field(default_factory=Recall)
+    prerank: Learned = Field(default_factory=Learned)
+    rank: Learned = Field(default_factory=lambda: Learned(keep=50, budget_ms=35))
+    rerank: Rerank = Field(default_factory=Rerank)
+    store_budget_ms: Positive = Field(5, description="time for the user's state")
+
+
+def _scenes() -> dict[str, Scene]:
+    search = {"bm25": Channel(limit=1000, weight=0.7), "vector": Channel(limit=500, weight=0.3)}
+    home = {
+        "item_cf": Channel(limit=1000, weight=0.5),
+        "vector": Channel(limit=500, weight=0.3),
+        "popular": Channel(limit=500, weight=0.2),
+    }
+    similar = {
+        "item_cf": Channel(limit=300, weight=0.5),
+        "vector": Channel(limit=300, weight=0.5),
+        "popular": Channel(limit=100, weight=0.05),
+    }
+    return {
+        "search": Scene(recall=Recall(channels=search)),
+        "home": Scene(recall=Recall(channels=home), exclude=("purchase",)),
+        "similar": Scene(recall=Recall(channels=similar)),
+    }
+
+
+class Vectors(Section):
+    """The vectors that the build trains."""
+
+    text_width: Positive = Field(128, description="dimensions of the text vectors (LSA)")
+    behaviour_width: Positive = Field(64, description="dimensions of the behaviour vectors")
+    encoder: str = Field(
+        "", description="directory or name of a sentence-transformers model; empty trains LSA"
+    )
+    hnsw_m: Positive = Field(16, description="links of an HNSW node")
+    hnsw_build: Positive = Field(80, description="candidates looked at while building HNSW")
+    hnsw_search: Positive = Field(256, description="candidates looked at while searching HNSW")
+
+
+class Prerank(Section):
+    """LightGBM."""
+
+    trees: Positive = Field(200, description="most trees; fewer where validation stops improving")
+    leaves: Positive = Field(31, description="leaves of a tree")
+    learning_rate: float = Field(0.08, gt=0.0)
+    objective: Literal["lambdarank", "binary"] = Field("lambdarank")
+
+
+class Rank(Section):
+    """DeepFM."""
+
+    width: Positive = Field(16, description="embedding width")
+    hidden: tuple[Positive, ...] = Field((128, 64), description="widths of the deep layers")
+    dropout: Share = Field(0.1)
+    epochs: Positive = Field(6, description="most epochs; fewer where validation stops improving")
+    batch: Positive = Field(1024)
+    learning_rate: float = Field(2e-3, gt=0.0)
+    embedding_l2: float = Field(1e-5, ge=0.0)
+    history: Positive = Field(20, description="newest actions pooled as a field")
+
+
+class Serve(Section):
+    """Where the services listen. Port 0 takes a free one."""
+
+    gateway: str = Field("127.0.0.1:7070")
+    features: str = Field("127.0.0.1:7071")
+    recall: str = Field("127.0.0.1:7072")
+    prerank: str = Field("127.0.0.1:7073")
+    rank: str = Field("127.0.0.1:7074")
+    rerank: str = Field("127.0.0.1:7075")
+    workers: Positive = Field(8, description="threads of a service")
+    drain_s: float = Field(5.0, ge=0.0, description="time for open requests at SIGTERM")
+    budgets: float = Field(
+        1.0, gt=0.0, description="factor on every time budget, for slower machines"
+    )
+
+
+class Log(Section):
+    """The request log."""
+
+    dir: str = Field("var/log", description="directory; empty turns the log off")
+    rows: Positive = Field(2000, description="requests in a file")
+    seconds: float = Field(5.0, gt=0.0, description="longest time before a file is written")
+
+
+class Config(Section):
+    data: Data = Field(default_factory=Data)
+    build: Build = Field(default_factory=Build)
+    features: Features = Field(default_factory=Features)
+    store: Store = Field(default_factory=Store)
+    scenes: dict[str, Scene] = Field(default_factory=_scenes)
+    vectors: Vectors = Field(default_factory=Vectors)
+    prerank: Prerank = Field(default_factory=Prerank)
+    rank: Rank = Field(default_factory=Rank)
+    serve: Serve = Field(default_factory=Serve)
+    log: Log = Field(default_factory=Log)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        known = self.all_actions
+        for where, names in [
+            ("data.positive", self.data.positive),
+            *((f"scenes.{name}.exclude", scene.exclude) for name, scene in self.scenes.items()),
+        ]:
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"{where}: unknown action '{name}'; known: {', '.join(known)}")
+        for name, scene in self.scenes.items():
+            if not any(channel.limit for channel in scene.recall.channels.values()):
+                raise ValueError(f"scenes.{name}.recall.channels: no channel has a limit above 0")
+        return self
+
+    @property
+    def all_actions(self) -> tuple[str, ...]:
+        """Every action name; its place is its code in histories."""
+        return (*ACTIONS, *(name for name in self.data.actions if name not in ACTIONS))
+
+    def scene(self, name: str) -> Scene:
+        if name not in self.scenes:
+            raise BadConfig(f"unknown scene '{name}'; known: {', '.join(self.scenes)}")
+        return self.scenes[name]
+
+
+def load(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The config in the file, over the defaults; `overrides` (nested, as in TOML) over both.
+
+    Raises `BadConfig` naming the key, what was found and what is known.
+    """
+    table: dict[str, Any] = {}
+    where = str(path) if path else "overrides"
+    if path is not None:
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadConfig(f"cannot read the config file {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise BadConfig(f"{path} is not valid TOML: {error}") from error
+    return parse(merged(table, overrides or {}), where)
+
+
+def parse(table: Mapping[str, Any], where: str = "config") -> Config:
+    """`table` over the defaults. Sections merge key by key; lists and scalars replace."""
+    defaults = Config().model_dump(mode="python")
+    table = {**table}
+    # These say which columns or actions there are: naming some must not keep the default others.
+    for key in ("positive", "text"):
+        if key in table.get("data", {}):
+            defaults["data"][key] = {}
+    fresh = Scene().model_dump(mode="python")
+    scenes = table.get("scenes", {})
+    if isinstance(scenes, Mapping):
+        for name in scenes:
+            defaults["scenes"].setdefault(name, fresh)
+    try:
+        return Config.model_validate(merged(defaults, table))
+    except ValidationError as error:
+        raise BadConfig("\n".join(_said(where, problem) for problem in error.errors())) from error
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `under`, table by table."""
+    both = dict(under)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(both.get(key), Mapping):
+            both[key] = merged(both[key], value)
+        else:
+            both[key] = value
+    return both
+
+
+def _said(where: str, problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] == "extra_forbidden":
+        section = _section(problem["loc"][:-1])
+        known = ", ".join(section.model_fields) if section else ""
+        return f"{where}: unknown setting {path}; known: {known}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {path} = {problem['input']!r}: {message}"
+
+
+def _section(loc: tuple[int | str, ...]) -> type[Section] | None:
+    kind: Any = Config
+    for part in loc:
+        if isinstance(kind, type) and issubclass(kind, Section):
+            kind = kind.model_fields[str(part)].annotation if part in kind.model_fields else None
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        if get_origin(kind) in (Union, UnionType):
+            kind = get_args(kind)[0]
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+def settings(config: Config | None = None) -> Iterator[tuple[str, Any, str]]:
+    """Every key with its value and meaning, in file order; what `funnel config` prints."""
+    yield from _settings(config or Config(), "")
+
+
+def _settings(section: Section, where: str) -> Iterator[tuple[str, Any, str]]:
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        yield from _setting(value, f"{where}{name}", info.description or "")
+
+
+def _setting(value: Any, where: str, meaning: str) -> Iterator[tuple[str, Any, str]]:
+    if isinstance(value, Section):
+        yield from _settings(value, f"{where}.")
+    elif isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
+        for name, inner in value.items():
+            yield from _setting(inner, f"{where}.{name}", meaning)
+    else:
+        yield where, value, meaning
