@@ -1,0 +1,265 @@
+"""
+The request log: what was asked and what was scored, as Parquet, in two tables of one directory.
+
+    requests/*.parquet    one row a request: the whole query, history and user columns included
+    candidates/*.parquet  one row a candidate: its request, row, labels, position and every column
+
+The samples that prerank and rank are trained on have the same form, so what reads one reads both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, time_ns
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from funnel.errors import BadData
+from funnel.types import Array, Candidates, Filter, History, Query
+
+REQUESTS = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("scene", pa.string()),
+        ("user_id", pa.string()),
+        ("text", pa.string()),
+        ("item", pa.int32()),
+        ("at", pa.int64()),
+        ("limit", pa.int32()),
+        ("history_rows", pa.list_(pa.int32())),
+        ("history_actions", pa.list_(pa.int8())),
+        ("history_times", pa.list_(pa.int64())),
+        ("user", pa.string()),  # JSON: name -> number or list of numbers
+        ("filters", pa.string()),  # JSON: list of conditions
+        ("excluded", pa.list_(pa.int32())),
+        ("generation", pa.string()),
+        ("variants", pa.string()),  # JSON: experiment -> variant
+        ("degraded", pa.string()),  # what the page did without, one a line
+        ("ms", pa.float32()),
+    ]
+)
+FIXED = ("request_id", "row", "score", "label", "position")  # of candidates; the rest are columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Logged:
+    """One request and the candidates that reached rerank (or were sampled for training).
+
+    `labels` (n,) float32: what the user did, as the weight of the action, 0 for nothing or not
+    known; `positions` (n,) int32 from 1, 0 for candidates that were not shown.
+    """
+
+    query: Query
+    candidates: Candidates
+    labels: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    positions: Array = field(default_factory=lambda: np.empty(0, np.int32))
+    degraded: tuple[str, ...] = ()
+    ms: float = 0.0
+
+    @property
+    def page(self) -> Array:
+        """The rows that were shown, first position first."""
+        shown = np.flatnonzero(self.positions > 0)
+        order = shown[np.argsort(self.positions[shown], kind="stable")]
+        rows: Array = self.candidates.rows[order]
+        return rows
+
+
+def tables(logged: Sequence[Logged]) -> tuple[pa.Table, pa.Table]:
+    """The two tables. A column that a request does not have is null there."""
+    requests = pa.Table.from_pylist([_request(entry) for entry in logged], schema=REQUESTS)
+    parts = [_candidates(entry) for entry in logged]
+    both = pa.concat_tables(parts, promote_options="default") if parts else pa.table({})
+    return requests, both.combine_chunks()
+
+
+def write(path: Path, logged: Sequence[Logged], name: str) -> None:
+    """One file `name` in each table; a reader never sees half of one."""
+    requests, candidates = tables(logged)
+    # Candidates first: a request that can be read has its candidates.
+    for table, rows in (("candidates", candidates), ("requests", requests)):
+        target = path / table / f"{name}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_name(f".{target.name}")
+        pq.write_table(rows, fresh, compression="zstd")
+        os.replace(fresh, target)
+
+
+def read(path: str | Path, scene: str | None = None) -> Iterator[Logged]:
+    """Every logged request (of one scene), oldest first; ties by request id."""
+    path = Path(path)
+    requests = _table(path / "requests").sort_by([("at", "ascending"), ("request_id", "ascending")])
+    if scene is not None:
+        requests = requests.filter(pa.compute.equal(requests.column("scene"), scene))
+    candidates = _table(path / "candidates").combine_chunks()
+    owners = candidates.column("request_id").to_numpy(zero_copy_only=False).astype(object)
+    order = np.argsort(owners, kind="stable") if len(owners) else np.empty(0, np.intp)
+    owners = owners[order]
+    columns = {
+        name: _column(candidates.column(name))[order]
+        for name in candidates.column_names
+        if name != "request_id"
+    }
+    for request in requests.to_pylist():
+        low = np.searchsorted(owners, request["request_id"], "left")
+        high = np.searchsorted(owners, request["request_id"], "right")
+        part = {name: column[low:high] for name, column in columns.items()}
+        yield _logged(request, part)
+
+
+def _table(path: Path) -> pa.Table:
+    files = sorted(path.glob("*.parquet"))
+    if not files:
+        raise BadData(f"no Parquet files in {path}: was anything logged, and is the path right?")
+    read = [pq.read_table(file) for file in files]
+    return pa.concat_tables(read, promote_options="permissive")
+
+
+def _column(column: pa.ChunkedArray) -> Array:
+    """Missing numbers become NaN."""
+    array: Array = column.to_numpy()
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
+def _request(entry: Logged) -> dict[str, Any]:
+    query = entry.query
+    return {
+        "request_id": query.request_id,
+        "scene": query.scene,
+        "user_id": query.user_id,
+        "text": query.text,
+        "item": query.item,
+        "at": query.at,
+        "limit": query.limit,
+        "history_rows": query.history.rows,
+        "history_actions": query.history.actions,
+        "history_times": query.history.times,
+        "user": json.dumps({k: np.asarray(v).tolist() for k, v in query.user.items()}),
+        "filters": json.dumps(
+            [[f.attribute, list(f.any_of), f.low, f.high, f.exclude] for f in query.filters]
+        ),
+        "excluded": query.excluded,
+        "generation": query.generation,
+        "variants": json.dumps(dict(query.variants)),
+        "degraded": "\n".join(entry.degraded),
+        "ms": entry.ms,
+    }
+
+
+def _candidates(entry: Logged) -> pa.Table:
+    n = len(entry.candidates)
+    fixed: dict[str, Any] = {
+        "request_id": pa.array([entry.query.request_id] * n, pa.string()),
+        "row": np.asarray(entry.candidates.rows, np.int32),
+        "score": np.asarray(entry.candidates.scores, np.float32),
+        "label": _filled(entry.labels, n, np.float32),
+        "position": _filled(entry.positions, n, np.int32),
+    }
+    columns = {
+        name: np.asarray(column, np.float32)
+        for name, column in entry.candidates.columns.items()
+        if np.ndim(column) == 1 and name not in FIXED
+    }
+    return pa.table({**fixed, **columns})
+
+
+def _filled(values: Array, n: int, kind: type) -> Array:
+    return np.asarray(values, kind) if len(values) == n else np.zeros(n, kind)
+
+
+def _logged(request: Mapping[str, Any], part: Mapping[str, Array]) -> Logged:
+    n = len(part["row"])
+    history = History(
+        np.asarray(request["history_rows"], np.int32),
+        np.asarray(request["history_actions"], np.int8),
+        np.asarray(request["history_times"], np.int64),
+    )
+    filters = tuple(
+        Filter(name, tuple(any_of), low, high, exclude)
+        for name, any_of, low, high, exclude in json.loads(request.get("filters") or "[]")
+    )
+    query = Query(
+        request_id=request["request_id"],
+        scene=request["scene"],
+        user_id=request["user_id"] or "",
+        text=request["text"] or "",
+        item=request["item"] if request["item"] is not None else -1,
+        at=request["at"],
+        limit=request["limit"] or 20,
+        history=history,
+        user={k: np.asarray(v) for k, v in json.loads(request.get("user") or "{}").items()},
+        filters=filters,
+        excluded=np.asarray(request.get("excluded") or [], np.int32),
+        generation=request.get("generation") or "",
+        variants=json.loads(request.get("variants") or "{}"),
+    )
+    scores = part["score"] if "score" in part else np.zeros(n, np.float32)
+    candidates = Candidates(
+        part["row"].astype(np.int32),
+        scores.astype(np.float32),
+        {name: column for name, column in part.items() if name not in FIXED},
+    )
+    labels = part["label"] if "label" in part else np.zeros(n, np.float32)
+    positions = part["position"] if "position" in part else np.zeros(n, np.int32)
+    return Logged(
+        query,
+        candidates,
+        np.nan_to_num(labels).astype(np.float32),
+        np.nan_to_num(positions).astype(np.int32),
+        tuple(line for line in (request.get("degraded") or "").split("\n") if line),
+        float(request.get("ms") or 0.0),
+    )
+
+
+class RequestLog:
+    """Writes the log off the request path: `append` only puts into a bounded queue.
+
+    A full queue drops the entry and counts it in `dropped`: a slow disk must not slow pages.
+    """
+
+    def __init__(self, path: str | Path, rows: int = 2000, seconds: float = 5.0):
+        self.path = Path(path)
+        self.rows, self.seconds = rows, seconds
+        self.dropped = 0
+        self._queue: queue.Queue[Logged | None] = queue.Queue(maxsize=4 * rows)
+        self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
+        self._thread.start()
+
+    def append(self, entry: Logged) -> None:
+        try:
+            self._queue.put_nowait(entry)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Writes what is left. Nothing may be appended afterwards."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        held: list[Logged] = []
+        due = monotonic() + self.seconds
+        while True:
+            try:
+                entry = self._queue.get(timeout=max(due - monotonic(), 0.01))
+                if entry is not None:
+                    held.append(entry)
+                over = entry is None
+            except queue.Empty:
+                over = False
+            if held and (over or len(held) >= self.rows or monotonic() >= due):
+                write(self.path, held, f"{time_ns()}-{os.getpid()}")
+                held = []
+            if monotonic() >= due:
+                due = monotonic() + self.seconds
+            if over:
+                return

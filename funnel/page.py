@@ -1,0 +1,58 @@
+"""What a caller asks of the gateway and what it gets: plain values, no protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from funnel.types import Filter, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request for a page. Empty and zero mean: the scene's or the gateway's default."""
+
+    scene: str
+    user_id: str = ""
+    text: str = ""
+    item_id: str = ""
+    filters: tuple[Filter, ...] = ()
+    facets: tuple[str, ...] = ()
+    limit: int = 0
+    cursor: str = ""
+    trace: int = 0
+    request_id: str = ""
+    at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    item_id: str
+    score: float
+    title: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    highlight: str = ""
+    why: str = ""
+    position: int = 0  # from 1
+    sponsored: bool = False
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    attribute: str
+    values: tuple[tuple[str, int], ...]  # most frequent first
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    hits: tuple[Hit, ...]
+    request_id: str
+    generation: str
+    total: int = 0  # candidates that recall found
+    facets: tuple[Facet, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
+    cursor: str = ""  # of the next page; empty on the last
+    steps: tuple[Step, ...] = ()
+    degraded: tuple[str, ...] = ()
+    ms: float = 0.0
