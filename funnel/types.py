@@ -30,7 +30,7 @@ class History:
     not part of a history.
     """
 
-    rows: Rows = NO_ROWS  # (h,) int32
+    rows: Rows = field(default_factory=lambda: NO_ROWS)  # (h,) int32
     actions: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))  # (h,)
     times: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # (h,) epoch ms
 
@@ -78,7 +78,7 @@ class Query:
     history: History = field(default_factory=History)
     user: Mapping[str, Array] = field(default_factory=dict)
     filters: tuple[Filter, ...] = ()
-    excluded: Rows = NO_ROWS  # rows that must not be returned
+    excluded: Rows = field(default_factory=lambda: NO_ROWS)  # must not be returned
     generation: str = ""
     variants: Mapping[str, str] = field(default_factory=dict)
     trace: int = 0  # 0 counts and times only, 1 keeps every channel's columns
