@@ -8,17 +8,20 @@ fall-backs live.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from funnel.errors import CallerError, FunnelError, Late, Unavailable
+from funnel.errors import CallerError, FunnelError, Late
 from funnel.types import Array, Candidates, Query, Rows, Step
+
+log = logging.getLogger(__name__)
 
 
 class Stage(Protocol):
@@ -102,6 +105,9 @@ def _retrieve(source: Source, query: Query) -> tuple[Candidates, float, str]:
         raise  # the caller's fault is the caller's to hear, not a missing channel
     except FunnelError as error:
         found, fault = Candidates.empty(), str(error)
+    except Exception as error:  # a bug in one channel must not cost the page
+        log.exception("a recall channel failed")
+        found, fault = Candidates.empty(), f"failed: {type(error).__name__}"
     return found, 1e3 * (time.perf_counter() - start), fault
 
 
@@ -214,18 +220,26 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Fallback:
-    """Runs `other` where the stage is late or unavailable and says so; a caller's fault passes."""
+    """Runs `other` where the stage is late, missing or broken and says so in a step.
+
+    A caller's fault passes: no other stage could answer it either.
+    """
 
     stage: Stage
     other: Stage
     name: str
-    catch: tuple[type[Exception], ...] = field(default=(Late, Unavailable))
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
         start = time.perf_counter()
         try:
             return self.stage.run(query, candidates)
-        except self.catch as error:
-            kept = self.other.run(query, candidates)
-            ms = 1e3 * (time.perf_counter() - start)
-            return kept.step(Step(self.name, len(candidates), len(kept), ms, str(error)))
+        except CallerError:
+            raise
+        except FunnelError as error:
+            fault = str(error)
+        except Exception as error:  # a bug in one stage must not cost the page
+            log.exception("stage %s failed", self.name)
+            fault = f"failed: {type(error).__name__}"
+        kept = self.other.run(query, candidates)
+        ms = 1e3 * (time.perf_counter() - start)
+        return kept.step(Step(self.name, len(candidates), len(kept), ms, fault))

@@ -1,0 +1,332 @@
+"""
+The online top: an `Ask` becomes a `Query`, goes through the scene's funnel and comes back a `Page`.
+
+A page never fails because one part did: without the store the history is empty, without a stage the
+order before it stands, and the page says in `degraded` what it did without.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from funnel.catalogue import Catalogue
+from funnel.config import Config, Scene
+from funnel.errors import BadQuery, FunnelError, NotFound
+from funnel.generation import Generation
+from funnel.log import Logged, RequestLog
+from funnel.page import Ask, Facet, Hit, Page
+from funnel.pipeline import Pipeline
+from funnel.types import NO_ITEM, NO_ROWS, Array, Candidates, History, Query, Rows, Step
+
+MAX_TEXT = 1000
+REASONS = {
+    "bm25": "matches the words",
+    "vector": "close in meaning or behaviour",
+    "item_cf": "liked by people who like what you like",
+    "popular": "popular",
+}
+
+
+class Recent(Protocol):
+    """A user's recent actions, oldest first."""
+
+    @property
+    def item_ids(self) -> Sequence[str]: ...
+    @property
+    def actions(self) -> Sequence[str]: ...
+    @property
+    def times(self) -> Sequence[int]: ...
+
+
+class Users(Protocol):
+    """Where histories come from: the live store, or a replay's own."""
+
+    def user(self, user_id: str) -> Recent: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Serving:
+    """One generation and the funnels that answer for it, scene by scene."""
+
+    generation: Generation
+    pipelines: Mapping[str, Pipeline]
+
+
+@dataclass(eq=False)
+class Gateway:
+    """`serving` is replaced whole when a new generation takes over; a request keeps its own."""
+
+    config: Config
+    serving: Serving
+    users: Users
+    pool: Executor
+    log: RequestLog | None = None
+    now: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000)
+
+    def page(self, ask: Ask, deadline: float = float("inf")) -> Page:
+        """The page that was asked for. Raises `BadQuery` or `NotFound` for the caller's faults."""
+        start = time.perf_counter()
+        serving = self.serving
+        query, served, steps = self.query(ask, serving.generation)
+        query = replace(query, deadline=deadline)
+        left = serving.pipelines[ask.scene].trail(query)
+        page, faced = left["rerank"], left["recall"]
+        steps = (*steps, *page.steps)
+        degraded = tuple(f"{step.name}: {step.fault}" for step in steps if step.fault)
+        ms = 1e3 * (time.perf_counter() - start)
+        if self.log is not None:
+            self.log.append(entry(query, left["rank"], page, degraded, ms))
+        return Page(
+            hits=hits(query, page, serving.generation, self.config, len(served)),
+            request_id=query.request_id,
+            generation=serving.generation.id,
+            total=len(faced),
+            facets=facets(ask.facets, faced.rows, serving.generation.items, self.config),
+            variants=query.variants,
+            cursor=cursor(query, page, served) if len(faced) > len(page) == query.limit else "",
+            steps=steps,
+            degraded=degraded,
+            ms=ms,
+        )
+
+    def query(self, ask: Ask, generation: Generation) -> tuple[Query, Rows, tuple[Step, ...]]:
+        """The query, the rows that earlier pages showed, and the steps it took to make it."""
+        if ask.scene not in self.config.scenes:
+            known = ", ".join(self.config.scenes)
+            raise BadQuery(f"unknown scene '{ask.scene}'; known: {known}")
+        scene = self.config.scenes[ask.scene]
+        limit = _limit(ask.limit, scene)
+        text = _text(ask, scene)
+        item = _item(ask, generation)
+        at = ask.at or self.now()
+        if at < 0:
+            raise BadQuery(f"at = {at} is before 1970; it is epoch milliseconds, 0 means now")
+        recent, steps = self._recent(ask.user_id, scene)
+        history = history_of(recent, generation, self.config, at) if recent else History()
+        served = _served(ask.cursor, generation.id)
+        own = np.array([item] if item >= 0 else [], np.int32)
+        done = excluded_rows(history, scene, generation.manifest.actions)
+        query = Query(
+            request_id=ask.request_id or uuid.uuid4().hex,
+            scene=ask.scene,
+            user_id=ask.user_id,
+            text=text,
+            item=item,
+            at=at,
+            limit=limit,
+            history=history,
+            user=user_columns(ask.user_id, generation, self.config),
+            filters=ask.filters,
+            excluded=np.unique(np.concatenate([done, served, own])),
+            generation=generation.id,
+            trace=ask.trace,
+        )
+        return query, served, steps
+
+    def _recent(self, user_id: str, scene: Scene) -> tuple[Recent | None, tuple[Step, ...]]:
+        if not user_id:
+            return None, ()
+        start = time.perf_counter()
+        budget = scene.store_budget_ms * self.config.serve.budgets / 1e3
+        recent, fault = None, ""
+        future = self.pool.submit(self.users.user, user_id)
+        try:
+            recent = future.result(budget)
+        except FutureTimeout:
+            fault = f"no user state within {1e3 * budget:.0f} ms; went on with an empty history"
+        except FunnelError as error:
+            fault = f"{error}; went on with an empty history"
+        found = len(recent.item_ids) if recent else 0
+        return recent, (Step("store", found, found, 1e3 * (time.perf_counter() - start), fault),)
+
+
+def _limit(limit: int, scene: Scene) -> int:
+    if limit < 0:
+        raise BadQuery(f"limit = {limit} is negative; 0 means the scene's default")
+    if limit > scene.rank.keep:
+        raise BadQuery(
+            f"limit = {limit} is more than rank keeps here ({scene.rank.keep}); "
+            "ask for less and follow the cursor"
+        )
+    return limit or scene.limit
+
+
+def _text(ask: Ask, scene: Scene) -> str:
+    if len(ask.text) > MAX_TEXT:
+        raise BadQuery(f"the query has {len(ask.text)} characters, at most {MAX_TEXT} are read")
+    text = " ".join("".join(c if c.isprintable() else " " for c in ask.text).split())
+    searches = "bm25" in scene.recall.channels and scene.recall.channels["bm25"].limit > 0
+    if searches and not text:
+        raise BadQuery("the query is empty; without words to search for, ask for recommendations")
+    return text
+
+
+def _item(ask: Ask, generation: Generation) -> int:
+    if not ask.item_id:
+        if ask.scene == "similar":
+            raise BadQuery("item_id is empty: similar to what?")
+        return NO_ITEM
+    row = generation.items.row(ask.item_id)
+    if row == NO_ITEM:
+        raise NotFound(f"no item '{ask.item_id}' in generation {generation.id}")
+    return row
+
+
+def _served(cursor: str, generation: str) -> Rows:
+    """The rows that the pages before showed, as `cursor` packed them."""
+    if not cursor:
+        return NO_ROWS
+    try:
+        head, packed = base64.urlsafe_b64decode(cursor.encode()).split(b"\n", 1)
+        made, count = json.loads(head)
+        rows = np.frombuffer(zlib.decompress(packed), "<i4")
+        if len(rows) != count:
+            raise ValueError("length")
+    except (ValueError, TypeError, zlib.error) as error:
+        raise BadQuery(
+            f"the cursor '{cursor[:40]}' is not one of ours; ask again without"
+        ) from error
+    if made != generation:
+        raise BadQuery(f"the cursor is of generation {made}, now {generation} serves; ask again")
+    return rows.astype(np.int32)
+
+
+def cursor(query: Query, page: Candidates, served: Rows) -> str:
+    """Where the next page goes on: the rows it must not show again."""
+    rows = np.concatenate([served, page.rows]).astype("<i4")
+    head = json.dumps([query.generation, len(rows)]).encode()
+    return base64.urlsafe_b64encode(head + b"\n" + zlib.compress(rows.tobytes(), 9)).decode()
+
+
+def history_of(recent: Recent, generation: Generation, config: Config, at: int) -> History:
+    """The user's actions before `at` on items that the generation has, newest last."""
+    codes = {name: code for code, name in enumerate(generation.manifest.actions)}
+    rows = generation.items.rows(list(recent.item_ids))
+    actions = np.array([codes.get(name, -1) for name in recent.actions], np.int8)
+    times = np.asarray(recent.times, np.int64)
+    known = (rows >= 0) & (actions >= 0) & (times <= at)
+    history = History(rows[known], actions[known], times[known])
+    return history.last(config.features.history)
+
+
+def excluded_rows(history: History, scene: Scene, actions: Sequence[str]) -> Rows:
+    """The items that the scene does not show again, given what the user did with them."""
+    codes = [code for code, name in enumerate(actions) if name in scene.exclude]
+    return np.unique(history.rows[np.isin(history.actions, codes)])
+
+
+def user_columns(user_id: str, generation: Generation, config: Config) -> dict[str, Array]:
+    """The user's attributes as codes, for the columns that the config names; {} if unknown."""
+    if not user_id or not generation.has("users"):
+        return {}
+    row = generation.users.row(user_id)
+    names = config.data.user_categorical if row >= 0 else ()
+    return {name: np.asarray(generation.users.codes(name)[row]) for name in names}
+
+
+def entry(
+    query: Query, ranked: Candidates, page: Candidates, degraded: tuple[str, ...], ms: float
+) -> Logged:
+    """What the log keeps: every candidate that reached rerank, and where the page put it."""
+    place = {int(row): position for position, row in enumerate(page.rows, 1)}
+    positions = np.array([place.get(int(row), 0) for row in ranked.rows], np.int32)
+    return Logged(query, ranked, positions=positions, degraded=degraded, ms=ms)
+
+
+def hits(
+    query: Query, page: Candidates, generation: Generation, config: Config, offset: int
+) -> tuple[Hit, ...]:
+    """The page for people: titles, attributes, highlights and a reason."""
+    items, n = generation.items, len(page)
+    ids, shown = items.item_ids(page.rows), items.table.take(page.rows.astype(np.int64))
+    titles = shown.column("title").to_pylist()
+    names = [name for name in config.data.filterable if name in shown.column_names]
+    attributes = {name: shown.column(name).to_pylist() for name in names}
+    mark = _marker(query.text)
+    evidence = {name: column for name, column in page.columns.items() if np.ndim(column) == 1 and n}
+    found: list[Hit] = []
+    for i in range(n):  # a page of twenty, not the candidates
+        seen = {name: float(column[i]) for name, column in evidence.items()}
+        finite = {name: value for name, value in seen.items() if np.isfinite(value)}
+        own = {name: _shown(attributes[name][i]) for name in names}
+        found.append(
+            Hit(
+                item_id=ids[i],
+                score=float(page.scores[i]),
+                title=titles[i] or "",
+                attributes={name: value for name, value in own.items() if value},
+                highlight=mark(titles[i] or ""),
+                why=_why(finite),
+                position=offset + i + 1,
+                evidence=finite if query.trace else {},
+            )
+        )
+    return tuple(found)
+
+
+def _why(evidence: Mapping[str, float]) -> str:
+    reasons = [text for name, text in REASONS.items() if f"recall.{name}" in evidence]
+    return "; ".join(reasons) or "fills the page"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _marker(text: str) -> Callable[[str], str]:
+    """Puts <b>…</b> around the words of a title that begin like a word of the query."""
+    stems = [re.escape(word[: max(len(word) - 2, 3)]) for word in re.findall(r"\w+", text.lower())]
+    if not stems:
+        return lambda title: ""
+    pattern = re.compile(rf"\b(?:{'|'.join(stems[:50])})\w*", re.IGNORECASE)
+
+    def mark(title: str) -> str:
+        place, parts = 0, []
+        for match in pattern.finditer(title):
+            parts += [html.escape(title[place : match.start()]), f"<b>{html.escape(match[0])}</b>"]
+            place = match.end()
+        return "".join([*parts, html.escape(title[place:])])
+
+    return mark
+
+
+def facets(
+    names: Sequence[str], rows: Rows, items: Catalogue, config: Config, most: int = 20
+) -> tuple[Facet, ...]:
+    """Counts of the values of each attribute among the recalled candidates."""
+    known = [*config.data.categorical, *config.data.multi]
+    return tuple(_facet(name, rows, items, known, most) for name in names)
+
+
+def _facet(name: str, rows: Rows, items: Catalogue, known: list[str], most: int) -> Facet:
+    if name not in known:
+        raise BadQuery(f"facet '{name}' is not a categorical attribute; known: {', '.join(known)}")
+    codes = items.codes(name)
+    if items.has("offsets", name):
+        offsets = items.offsets(name)
+        sizes = offsets[rows + 1] - offsets[rows]
+        starts = np.repeat(offsets[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+        found = codes[starts + np.arange(sizes.sum())] if len(rows) else codes[:0]
+    else:
+        found = codes[rows]
+    counts = np.bincount(found[found >= 0], minlength=1)
+    order = np.argsort(-counts, kind="stable")[:most]
+    values = items.values(name)
+    return Facet(name, tuple((values[code], int(counts[code])) for code in order if counts[code]))

@@ -1,0 +1,134 @@
+"""
+The one pipeline object: the four stages of a scene, with their budgets and fall-backs.
+
+The gateway, the evaluation, the replay and the golden requests all run it; only what stands behind
+a stage differs: the stage itself, or a `RemoteStage`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from funnel.config import STAGES, Config, Scene
+from funnel.generation import Generation
+from funnel.stage import Chain, Deadline, Fallback, Hydrator, Observed, Stage
+from funnel.types import Candidates, Query, Step
+from recall.popular import Popular
+
+Report = Callable[[Query, Step], None]
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Recall's fall-back: the most popular items from memory, allowed by the query's exclusions."""
+
+    popular: Popular
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        return replace(self.popular.retrieve(query), steps=candidates.steps)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Rerank's fall-back: the top of what came, no row twice."""
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        _, first = np.unique(candidates.rows, return_index=True)
+        return candidates.take(np.sort(first)[: query.limit])
+
+
+@dataclass(frozen=True)
+class Top:
+    """What stands in for a late prerank or rank: the order there was, cut."""
+
+    keep: int
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        return candidates.top(self.keep)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`stages` is one scene's funnel; `run` is a `Stage.run`, `trail` keeps what rerank saw."""
+
+    stages: Mapping[str, Stage]
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        return Chain(tuple(self.stages[name] for name in STAGES)).run(query, candidates)
+
+    def trail(self, query: Query) -> dict[str, Candidates]:
+        """What left every stage, by the stage's name."""
+        left: dict[str, Candidates] = {}
+        candidates = Candidates.empty()
+        for name in STAGES:
+            left[name] = candidates = self.stages[name].run(query, candidates)
+        return left
+
+
+def pipeline(
+    stages: Mapping[str, Stage],
+    scene: Scene,
+    popular: Popular,
+    pool: Executor | None = None,
+    factor: float = 1.0,
+    report: Report | None = None,
+) -> Pipeline:
+    """Policy around the stages of one scene.
+
+    With a `pool` every stage gets its budget (times `factor`) and a fall-back; without, stages run
+    until they are done, which is what offline work wants.
+    """
+    budgets = {name: getattr(scene, name).budget_ms * factor / 1e3 for name in STAGES}
+    others: dict[str, Stage] = {
+        "recall": Unanswered(popular),
+        "prerank": Top(scene.prerank.keep),
+        "rank": Top(scene.rank.keep),
+        "rerank": Plain(),
+    }
+    wrapped: dict[str, Stage] = {}
+    for name in STAGES:
+        stage: Stage = Observed(stages[name], name, report)
+        if pool is not None:
+            stage = Fallback(Deadline(stage, budgets[name], pool), others[name], name)
+        wrapped[name] = stage
+    return Pipeline(wrapped)
+
+
+def local(
+    generation: Generation,
+    config: Config,
+    counters: Hydrator,
+    names: tuple[str, ...] = STAGES,
+    pool: Executor | None = None,
+) -> dict[str, dict[str, Stage]]:
+    """The stages themselves, in this process: scene -> stage name -> stage.
+
+    Only the folders named are imported, so a process that serves prerank needs no torch.
+    """
+    scenes: dict[str, dict[str, Stage]] = {name: {} for name in config.scenes}
+    if "recall" in names:
+        import recall
+
+        parts = recall.Parts.open(generation, config)
+        for scene in scenes:
+            scenes[scene]["recall"] = recall.build(generation, config, scene, pool, parts)
+    if "prerank" in names:
+        import prerank
+
+        for scene in scenes:
+            scenes[scene]["prerank"] = prerank.build(generation, config, scene, counters)
+    if "rank" in names:
+        import rank
+
+        for scene in scenes:
+            scenes[scene]["rank"] = rank.build(generation, config, scene, counters)
+    if "rerank" in names:
+        import rerank
+
+        for scene in scenes:
+            scenes[scene]["rerank"] = rerank.build(generation, config, scene)
+    return scenes
