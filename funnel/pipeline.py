@@ -132,3 +132,21 @@ def local(
         for scene in scenes:
             scenes[scene]["rerank"] = rerank.build(generation, config, scene)
     return scenes
+
+
+def offline(
+    generation: Generation, config: Config, counters: Hydrator | None = None
+) -> dict[str, Pipeline]:
+    """Every scene's funnel in this process, without budgets; for offline work and golden requests.
+
+    Without `counters` the item counters are those of the generation's cut.
+    """
+    if counters is None:
+        from features.fold import ItemCounters
+
+        counters = ItemCounters.open(generation)
+    popular = Popular.open(generation)
+    return {
+        name: pipeline(stages, config.scenes[name], popular)
+        for name, stages in local(generation, config, counters).items()
+    }

@@ -1,0 +1,429 @@
+"""The command line: what people type. Each command is a few lines around what does the work."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from funnel.config import load, settings
+from funnel.errors import BadQuery, FunnelError, ServiceError
+from funnel.types import Filter
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Search and recommendation through four stages: recall, prerank, rank, rerank.",
+)
+errors = Console(stderr=True, highlight=False)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file; `funnel config` lists its keys.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")]
+Trace = Annotated[bool, typer.Option(help="Show what each channel and stage saw and kept.")]
+Limit = Annotated[int, typer.Option(help="Items on the page; 0: the scene's default.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", "-f", help="attribute=a,b · attribute!=a · price=10..50 (repeat to add)."
+    ),
+]
+Cursor = Annotated[str, typer.Option(help="Cursor of the page before.")]
+User = Annotated[str, typer.Option("--user", "-u", help="User id.")]
+DataSet = Annotated[Path, typer.Argument(help="Data set: a directory of Parquet tables.")]
+
+
+def main() -> None:
+    """The entry point: errors of ours become one line and an exit code, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except FunnelError as error:
+        errors.print(f"[bold red]error:[/] {_escaped(str(error))}")
+        sys.exit(1 if isinstance(error, ServiceError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print(value: Any, as_json: bool, shown: Any) -> None:
+    from funnel.show import CONSOLE
+
+    if as_json:
+        print(json.dumps(plain(value), ensure_ascii=False))
+    else:
+        CONSOLE.print(shown)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, arrays and paths as what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {f.name: plain(getattr(value, f.name)) for f in fields if f.repr}
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def filters(conditions: list[str] | None) -> tuple[Filter, ...]:
+    """`brand=a,b`, `brand!=a`, `price=10..50`, `price=..50` as conditions."""
+    return tuple(_filter(condition) for condition in conditions or [])
+
+
+def _filter(condition: str) -> Filter:
+    name, equals, value = condition.partition("=")
+    exclude = name.endswith("!")
+    name = name.removesuffix("!").strip()
+    if not equals or not name or not value:
+        raise BadQuery(f"cannot read the filter '{condition}'; write name=a,b or name=10..50")
+    if ".." in value:
+        low, _, high = value.partition("..")
+        try:
+            bounds = [float(part) if part else None for part in (low, high)]
+        except ValueError as error:
+            raise BadQuery(f"the bounds of '{condition}' are not numbers") from error
+        return Filter(name, low=bounds[0], high=bounds[1], exclude=exclude)
+    return Filter(name, tuple(part.strip() for part in value.split(",")), exclude=exclude)
+
+
+@contextmanager
+def _progress(label: str, unit: str = "") -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task(label, total=None)
+
+        def tell(text: str = label, done: float | None = None, total: float | None = None) -> None:
+            bar.update(task, description=text, completed=done, total=total)
+
+        yield tell
+
+
+@app.command("import")
+def import_(
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="Form of the source: parquet.")],
+    source: Annotated[Path, typer.Argument(help="Directory or file of the source.")],
+    data: Annotated[Path, typer.Argument(help="Data set to write.")],
+    mapping: Annotated[Path, typer.Option("--map", help="TOML file that maps the columns.")],
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Make a data set out of any tables, by a column mapping."""
+    from funnel.show import CONSOLE
+    from jobs.import_tables import import_tables
+    from jobs.spark import session
+
+    if form != "parquet":
+        raise BadQuery(f"unknown format '{form}'; known: parquet (which reads csv and json too)")
+    settings = load(config)
+    with _progress("importing") as tell:
+        spark = session(settings.build.master, settings.build.driver_memory)
+        summary = import_tables(spark, source, data, mapping, tell)
+    if as_json:
+        print(json.dumps(plain(summary)))
+    else:
+        CONSOLE.print(summary)
+
+
+@app.command()
+def validate(
+    data: DataSet,
+    config: ConfigFile = None,
+    now: Annotated[int, typer.Option(help="Later timestamps are errors (epoch ms).")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Check every row of a data set; broken ones land in rejected/ with the reason."""
+    from funnel.show import CONSOLE
+    from jobs.spark import session
+    from jobs.validate import validate as check
+
+    settings = load(config)
+    with _progress("validating") as tell:
+        spark = session(settings.build.master, settings.build.driver_memory)
+        report = check(spark, data, tell)
+    if as_json:
+        print(json.dumps(plain(report)))
+    else:
+        CONSOLE.print(report)
+
+
+@app.command("config")
+def config_(config: ConfigFile = None, as_json: Json = False) -> None:
+    """Every setting with its value and its meaning."""
+    from funnel.show import settings as shown
+
+    rows = list(settings(load(config)))
+    _print({key: value for key, value, _ in rows}, as_json, shown(rows))
+
+
+@app.command()
+def generations(config: ConfigFile = None, as_json: Json = False) -> None:
+    """What was published, and what is current."""
+    from funnel.generation import Manifest, current
+    from funnel.generation import generations as ids
+    from funnel.show import table
+
+    root = Path(load(config).build.root)
+    known, now = ids(root), current(root)
+    rows = []
+    for name in known:
+        manifest = Manifest.read(root / name)
+        mark = "current" if name == now else ""
+        size = sum(size for size, _ in manifest.files.values()) / 1e6
+        rows.append([name, mark, _when(manifest.created_at), _when(manifest.until), round(size, 1)])
+    columns = ["generation", "", "built", "knows events before", "MB"]
+    _print(
+        [{"id": row[0], "current": bool(row[1]), "mb": row[4]} for row in rows],
+        as_json,
+        table("", columns, rows),
+    )
+
+
+def _when(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(ms / 1000))
+
+
+@app.command()
+def rollback(config: ConfigFile = None) -> None:
+    """Publish the generation before the current one again."""
+    from funnel import generation
+
+    print(f"current is now {generation.rollback(Path(load(config).build.root))}")
+
+
+@app.command()
+def build(
+    data: DataSet,
+    config: ConfigFile = None,
+    force: Annotated[bool, typer.Option(help="Run finished steps again.")] = False,
+    until: Annotated[int, typer.Option(help="Cut (epoch ms); 0: by build.holdout.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run every job and publish a generation; finished steps are skipped."""
+    from jobs.build import build as run
+
+    made = run(data, load(config), until=until or None, force=force, quiet=as_json)
+    _print({"generation": made}, as_json, f"published generation {made}")
+
+
+@app.command()
+def serve(
+    stage: Annotated[
+        str, typer.Argument(help="recall, prerank, rank, rerank, features, gateway; empty: all.")
+    ] = "",
+    config: ConfigFile = None,
+) -> None:
+    """Serve all stages in this process, or one of them."""
+    from funnel.serve import run
+
+    run(stage or "all", load(config))
+
+
+def _ask(config: Path | None, as_json: bool, trace: bool, **asked: Any) -> None:
+    from funnel.page import Ask
+    from funnel.remote import RemoteFunnel
+    from funnel.show import page as shown
+
+    settings = load(config)
+    with RemoteFunnel(settings.serve.gateway) as remote:
+        page = remote.page(Ask(trace=int(trace), **asked))
+    _print(page, as_json, shown(page, trace))
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="What to search for.")],
+    user: User = "",
+    limit: Limit = 0,
+    where: Where = None,
+    facet: Annotated[list[str] | None, typer.Option(help="Count this attribute.")] = None,
+    cursor: Cursor = "",
+    scene: Annotated[str, typer.Option(help="Scene to ask.")] = "search",
+    trace: Trace = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Search the running gateway."""
+    _ask(
+        config,
+        as_json,
+        trace,
+        scene=scene,
+        text=text,
+        user_id=user,
+        limit=limit,
+        filters=filters(where),
+        facets=tuple(facet or ()),
+        cursor=cursor,
+    )
+
+
+@app.command()
+def recommend(
+    user: Annotated[str, typer.Argument(help="User id; one that is not known gets a cold start.")],
+    limit: Limit = 0,
+    where: Where = None,
+    cursor: Cursor = "",
+    scene: Annotated[str, typer.Option(help="Scene to ask.")] = "home",
+    trace: Trace = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Recommend items to a user from the running gateway."""
+    _ask(
+        config,
+        as_json,
+        trace,
+        scene=scene,
+        user_id=user,
+        limit=limit,
+        filters=filters(where),
+        cursor=cursor,
+    )
+
+
+@app.command()
+def similar(
+    item: Annotated[str, typer.Argument(help="Item id.")],
+    user: User = "",
+    limit: Limit = 0,
+    where: Where = None,
+    cursor: Cursor = "",
+    scene: Annotated[str, typer.Option(help="Scene to ask.")] = "similar",
+    trace: Trace = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Items like another one, from the running gateway."""
+    _ask(
+        config,
+        as_json,
+        trace,
+        scene=scene,
+        item_id=item,
+        user_id=user,
+        limit=limit,
+        filters=filters(where),
+        cursor=cursor,
+    )
+
+
+@app.command()
+def track(
+    user: Annotated[str, typer.Argument(help="User id.")],
+    item: Annotated[str, typer.Argument(help="Item id.")],
+    action: Annotated[str, typer.Argument(help="click, cart, purchase, like, ...")] = "click",
+    config: ConfigFile = None,
+) -> None:
+    """Tell the running features service what a user did."""
+    from features.event import Event
+    from funnel.remote import RemoteFeatures
+
+    settings = load(config)
+    with RemoteFeatures(settings.serve.features) as remote:
+        told = remote.track([Event(user_id=user, item_id=item, action=action)])
+    for _, reason in told.refused:
+        raise BadQuery(f"the event was refused: {reason}")
+    print("accepted" if told.accepted else "already known")
+
+
+@app.command()
+def evaluate(
+    data: DataSet,
+    config: ConfigFile = None,
+    scene: Annotated[list[str] | None, typer.Option(help="Only this scene (repeat).")] = None,
+    most: Annotated[int, typer.Option("--requests", help="Most requests a scene.")] = 1000,
+    generation: Annotated[str, typer.Option(help="Generation; empty: the current one.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Measure the current generation on graded queries and held-out events."""
+    from rich.console import Group
+
+    from funnel.evaluate import evaluate as run
+    from funnel.generation import Generation, current
+    from funnel.pipeline import offline
+    from funnel.show import evaluation
+
+    settings = load(config)
+    root = Path(settings.build.root)
+    opened = Generation.open(root / (generation or current(root)))
+    with _progress("evaluating") as tell:
+        reports = run(
+            opened,
+            settings,
+            data,
+            lambda counters: offline(opened, settings, counters),
+            scene or list(settings.scenes),
+            most,
+            lambda name, done, total: tell(f"evaluating {name}", done, total),
+        )
+    _print({r.scene: r for r in reports}, as_json, Group(*map(evaluation, reports)))
+
+
+@app.command()
+def replay(
+    config_a: Annotated[Path, typer.Argument(help="Config of variant A.")],
+    config_b: Annotated[Path, typer.Argument(help="Config of variant B.")],
+    log: Annotated[Path | None, typer.Option(help="Request log; empty: A's log.dir.")] = None,
+    scene: Annotated[str, typer.Option(help="Only this scene.")] = "",
+    generation_a: Annotated[str, typer.Option(help="Generation of A; empty: as logged.")] = "",
+    generation_b: Annotated[str, typer.Option(help="Generation of B; empty: as logged.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run logged requests through two configs and compare their pages."""
+    from funnel.replay import Side
+    from funnel.replay import replay as run
+    from funnel.show import comparison
+
+    a, b = load(config_a), load(config_b)
+    place = log or Path(a.log.dir)
+    with _progress("replaying") as tell:
+        found = run(
+            place,
+            Side("A", a, place, generation_a),
+            Side("B", b, place, generation_b),
+            scene or None,
+            lambda done: tell("replaying", done),
+        )
+    _print(found, as_json, comparison(found))
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Data set; empty: the simulated shop.")] = None,
+    size: Annotated[str, typer.Option(help="Size of the simulated shop: small or demo.")] = "demo",
+    config: ConfigFile = None,
+) -> None:
+    """Simulate, validate, build, serve, ask, click and evaluate: the whole of Funnel at once."""
+    from funnel.demo import run
+
+    run(load(config), config, data, size)
+
+
+if __name__ == "__main__":
+    main()

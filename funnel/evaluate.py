@@ -1,0 +1,320 @@
+"""
+How good the pages are: on graded queries, and on what users did after the generation's cut.
+
+Recommendation (and search without grades): at most one request a user, at the start of one of the
+user's held-out requests, with the live state of that moment; relevant is what the user did
+positively from then on. Search with grades: the queries of the test split, without a user.
+
+Every stage's order is measured on the same requests: recall's, prerank's, rank's and the page's,
+each followed by what the stage before had left, so that one list gives nDCG@10 and recall@100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from funnel.config import STAGES, Config
+from funnel.errors import BadData
+from funnel.gateway import excluded_rows, user_columns
+from funnel.generation import Generation
+from funnel.metrics import bootstrap_interval, mrr_at_k, ndcg_at_k, recall_at_k
+from funnel.pipeline import Pipeline
+from funnel.stage import Hydrator
+from funnel.timeline import Events, Timeline, groups, read_events
+from funnel.types import Array, Candidates, Query, Rows
+
+DEPTH = 100
+TEST_SHARE = 0.25  # of the queries, where the data set names no split
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """One request with what was relevant to it: rows and their grades."""
+
+    query: Query
+    rows: Rows
+    grades: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean over the requests with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What `funnel evaluate` prints for one scene.
+
+    `orders`: ordering -> metric -> figure. `survival`: stage -> share of the relevant items that
+    are still there after it. `values`: ordering -> metric -> one value a request, for comparisons.
+    """
+
+    scene: str
+    kind: str  # graded queries or held-out events
+    requests: int
+    orders: Mapping[str, Mapping[str, Figure]]
+    survival: Mapping[str, float]
+    coverage: float
+    values: Mapping[str, Mapping[str, Array]] = field(default_factory=dict, repr=False)
+
+
+def graded_cases(
+    generation: Generation, data: Path, scene: str, split: str = "test", limit: int = 20
+) -> list[Case]:
+    """The graded queries of a split, at the generation's cut.
+
+    Without a `split` column a quarter of the queries, by hash of their id, is the test split. The
+    queries without one relevant item are left out: no order is better than another for them.
+    """
+    queries = ds.dataset(data / "queries", format="parquet").to_table()
+    if "split" in queries.column_names:
+        queries = queries.filter(pc.equal(queries.column("split"), split))
+    else:
+        test = np.array([_fraction(q) < TEST_SHARE for q in queries.column(0).to_pylist()], bool)
+        queries = queries.filter(pa.array(test if split == "test" else ~test))
+    qrels = ds.dataset(data / "qrels", format="parquet").to_table()
+    rows = generation.items.rows(qrels.column("item_id").to_pylist())
+    grades = qrels.column("grade").to_numpy().astype(np.float64)
+    judged = dict(groups(qrels.column("query_id").to_pylist()))
+    cases: list[Case] = []
+    for query in queries.sort_by("query_id").to_pylist():
+        part = judged.get(query["query_id"], np.empty(0, np.int64))
+        part = part[(rows[part] >= 0) & (grades[part] > 0)]
+        if len(part):
+            asked = Query(
+                request_id=f"evaluate-{query['query_id']}",
+                scene=scene,
+                text=" ".join(query["query"].split()),
+                at=generation.manifest.until,
+                limit=limit,
+                generation=generation.id,
+            )
+            cases.append(Case(asked, rows[part], grades[part]))
+    return cases
+
+
+def _fraction(name: str) -> float:
+    from funnel.catalogue import id_hash
+
+    return id_hash(name) / 2**64
+
+
+def held_out_cases(
+    generation: Generation, config: Config, events: Events, scene: str, most: int, limit: int = 20
+) -> Iterator[tuple[Timeline, Case]]:
+    """Requests of the held-out events in time order, with the live state of their moment.
+
+    At most one request a user and `most` in all, drawn with the build's seed. For a scene that
+    types queries relevant is what was clicked on in the request itself, else everything the user
+    did positively from the request on.
+    """
+    timeline = Timeline(generation, config, events)
+    settings = config.scene(scene)
+    weights = np.zeros(len(generation.manifest.actions))
+    for name, weight in config.data.positive.items():
+        weights[generation.manifest.actions.index(name)] = weight
+    positive = weights[events.actions] > 0
+    of_user = dict(groups(events.users))
+    starts = _requests(events, scene, positive)
+    seed = np.random.default_rng(config.build.seed)
+    chosen = starts[np.sort(_one_a_user(events.users[starts], seed, most))]
+    for place in chosen:
+        user, at = str(events.users[place]), int(events.times[place])
+        timeline.advance(at)
+        history = timeline.history(user)
+        excluded = excluded_rows(history, settings, generation.manifest.actions)
+        own = of_user[user]
+        if events.texts[place]:
+            later = own[positive[own] & (events.requests[own] == events.requests[place])]
+        else:
+            later = own[positive[own] & (events.times[own] >= at)]
+        rows = np.setdiff1d(events.rows[later], excluded).astype(np.int32)
+        if not len(rows):
+            continue
+        query = Query(
+            request_id=f"evaluate-{place}",
+            scene=scene,
+            user_id=user,
+            text=str(events.texts[place]),
+            at=at,
+            limit=limit,
+            history=history,
+            user=user_columns(user, generation, config),
+            excluded=excluded,
+            generation=generation.id,
+        )
+        yield timeline, Case(query, rows, np.ones(len(rows)))
+
+
+def _requests(events: Events, scene: str, positive: Array) -> Array:
+    """The place of the first event of each request of the scene that led to something positive.
+
+    Data without requests: every positive event is one. A scene that the data do not name (the
+    events have no scene column, say) takes all events that are not searches.
+    """
+    wanted = events.scenes == scene
+    if not wanted.any():
+        wanted = (events.texts != "") == (scene == "search")
+    if not (events.requests[wanted] != "").any():
+        places: Array = np.flatnonzero(wanted & positive)
+        return places
+    inside = np.flatnonzero(wanted)
+    firsts = [
+        part[0] for _, part in groups(events.requests[inside]) if positive[inside[part]].any()
+    ]
+    return inside[np.array(sorted(firsts), np.int64)]
+
+
+def _one_a_user(users: Array, seed: np.random.Generator, most: int) -> Array:
+    order = seed.permutation(len(users))
+    _, first = np.unique(users[order].astype(str), return_index=True)
+    chosen = order[first]
+    kept: Array = seed.permutation(chosen)[:most]
+    return kept
+
+
+def evaluate(
+    generation: Generation,
+    config: Config,
+    data: Path,
+    pipelines: Callable[[Hydrator | None], Mapping[str, Pipeline]],
+    scenes: Sequence[str],
+    most: int = 1000,
+    progress: Callable[[str, int, int], None] = lambda scene, done, total: None,
+) -> list[Report]:
+    """One report a scene that the data set can measure.
+
+    `pipelines(counters)` gives the funnels that read those item counters (`None`: those of the
+    generation's cut). Raises `BadData` where there is neither a graded query nor a held-out event.
+    """
+    reports = [
+        report
+        for scene in scenes
+        if (report := _scene(generation, config, data, pipelines, scene, most, progress))
+    ]
+    if not reports:
+        raise BadData(
+            f"{data} has nothing to evaluate on: no graded test query, and no positive event at or "
+            f"after {generation.manifest.until}, the cut of generation {generation.id}"
+        )
+    return reports
+
+
+def _scene(
+    generation: Generation,
+    config: Config,
+    data: Path,
+    pipelines: Callable[[Hydrator | None], Mapping[str, Pipeline]],
+    scene: str,
+    most: int,
+    progress: Callable[[str, int, int], None],
+) -> Report | None:
+    searches = "bm25" in config.scene(scene).recall.channels
+    graded = searches and (data / "queries").is_dir() and (data / "qrels").is_dir()
+    measured: list[tuple[Case, dict[str, Candidates]]] = []
+    cases = graded_cases(generation, data, scene) if graded else []
+    if cases:
+        funnel = pipelines(None)[scene]
+        for case in cases:
+            measured.append((case, funnel.trail(case.query)))
+            progress(scene, len(measured), len(cases))
+    elif (data / "events").is_dir() and scene != "similar":
+        events = read_events(data / "events", generation, since=generation.manifest.until)
+        funnels: Mapping[str, Pipeline] | None = None
+        for timeline, case in held_out_cases(generation, config, events, scene, most):
+            funnels = funnels or pipelines(timeline.counters)
+            measured.append((case, funnels[scene].trail(case.query)))
+            progress(scene, len(measured), most)
+    if not measured:
+        return None
+    return report(generation, scene, "graded queries" if cases else "held-out events", measured)
+
+
+def report(
+    generation: Generation,
+    scene: str,
+    kind: str,
+    measured: Sequence[tuple[Case, Mapping[str, Candidates]]],
+) -> Report:
+    """The figures of one scene from its cases and what left every stage."""
+    popular = _popular(generation)
+    lists: dict[str, list[Rows]] = {}
+    survived: dict[str, list[float]] = {name: [] for name in STAGES}
+    shown: set[int] = set()
+    for case, left in measured:
+        for name, rows in orders(left).items():
+            lists.setdefault(name, []).append(rows)
+        allowed = popular[~np.isin(popular, case.query.excluded)]
+        lists.setdefault("popularity", []).append(allowed[:DEPTH])
+        for name in STAGES:
+            survived[name].append(float(np.isin(case.rows, left[name].rows).mean()))
+        shown.update(left["rerank"].rows[:10].tolist())
+    values: dict[str, dict[str, Array]] = {}
+    for name, ranked in lists.items():
+        gains = [_gains(rows, case) for rows, (case, _) in zip(ranked, measured, strict=True)]
+        ideal = [np.asarray(case.grades, np.float64) for case, _ in measured]
+        values[name] = _metrics(gains, ideal)
+    figures = {
+        name: {metric: Figure(float(v.mean()), *bootstrap_interval(v)) for metric, v in of.items()}
+        for name, of in values.items()
+    }
+    return Report(
+        scene,
+        kind,
+        len(measured),
+        figures,
+        {name: float(np.mean(shares)) for name, shares in survived.items()},
+        len(shown) / max(len(generation.items), 1),
+        values,
+    )
+
+
+def orders(left: Mapping[str, Candidates]) -> dict[str, Rows]:
+    """Each stage's whole list: its own order, then what the stages before had kept."""
+    lists: dict[str, Rows] = {}
+    before = np.empty(0, np.int32)
+    for name in STAGES:
+        rows = left[name].rows
+        rest = before[~np.isin(before, rows)]
+        lists["page" if name == "rerank" else name] = before = np.concatenate([rows, rest])
+    for name, column in left["recall"].columns.items():
+        if name.startswith("recall."):
+            found = left["recall"].take(np.flatnonzero(np.isfinite(column)))
+            own = np.lexsort((found.rows, -found.columns[name]))
+            lists[name] = found.rows[own]
+    return {name: rows[:DEPTH] for name, rows in lists.items()}
+
+
+def _popular(generation: Generation) -> Rows:
+    if not generation.has("popular"):
+        return np.empty(0, np.int32)
+    return np.asarray(generation.array("popular/rows"), np.int32)
+
+
+def _gains(rows: Rows, case: Case) -> Array:
+    """The grade of each listed row, 0 where it is not relevant."""
+    order = np.argsort(case.rows, kind="stable")
+    known, grades = case.rows[order], case.grades[order]
+    place = np.minimum(np.searchsorted(known, rows), len(known) - 1)
+    return np.where(known[place] == rows, grades[place], 0.0)
+
+
+def _metrics(gains: Sequence[Array], ideal: Sequence[Array]) -> dict[str, Array]:
+    pairs = list(zip(gains, ideal, strict=True))
+    return {
+        "nDCG@10": np.array([ndcg_at_k(g, i, 10) for g, i in pairs]),
+        "Recall@100": np.array([recall_at_k(g, i, 100) for g, i in pairs]),
+        "MRR": np.array([mrr_at_k(g, 100) for g, _ in pairs]),
+        "HR@10": np.array([float((g[:10] > 0).any()) for g, _ in pairs]),
+    }

@@ -1,0 +1,150 @@
+"""Results for people: pages, reports and comparisons as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from funnel.config import STAGES
+from funnel.evaluate import Figure, Report
+from funnel.page import Page
+from funnel.replay import Comparison
+from funnel.types import Step
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+    """Numbers to the right, the rest to the left."""
+    rows = [list(row) for row in rows]
+    made = Table(title=title or None, title_justify="left", header_style="bold", expand=False)
+    for place, column in enumerate(columns):
+        numeric = all(isinstance(row[place], int | float) for row in rows) and bool(rows)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else _cell(cell) for cell in row))
+    return made
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def page(page: Page, trace: bool = False) -> RenderableType:
+    """The hits; with `trace` the funnel they came through as well."""
+    names = list(dict.fromkeys(name for hit in page.hits for name in hit.attributes))[:4]
+    evidence = list(dict.fromkeys(name for hit in page.hits for name in hit.evidence))
+    evidence = [name for name in evidence if not name.startswith("live.")] if trace else []
+    rows = [
+        [
+            hit.position,
+            hit.item_id,
+            _marked(hit.highlight or hit.title) if hit.highlight else Text(hit.title),
+            *(hit.attributes.get(name, "") for name in names),
+            round(hit.score, 4),
+            *(f"{hit.evidence[name]:.3g}" if name in hit.evidence else "" for name in evidence),
+            hit.why,
+        ]
+        for hit in page.hits
+    ]
+    columns = ["#", "item", "title", *names, "score", *evidence, "why"]
+    head = f"{len(page.hits)} of {page.total} candidates in {page.ms:.1f} ms"
+    parts: list[RenderableType] = [
+        table(f"{head} · request {page.request_id} · generation {page.generation}", columns, rows)
+    ]
+    for facet in page.facets:
+        counts = ", ".join(f"{value} ({count})" for value, count in facet.values[:8])
+        parts.append(Text(f"{facet.attribute}: {counts}", style="dim"))
+    if trace:
+        parts.append(steps(page.steps))
+    if page.degraded:
+        parts.append(Text("degraded: " + "; ".join(page.degraded), style="yellow"))
+    if page.cursor:
+        parts.append(Text(f"next page: --cursor {page.cursor}", style="dim"))
+    return Group(*parts)
+
+
+def _marked(text: str) -> Text:
+    """`<b>…</b>` as bold, the escapes of a highlight undone."""
+    import html
+    import re
+
+    made = Text()
+    for part in re.split(r"(<b>.*?</b>)", text):
+        bold = part.startswith("<b>")
+        made.append(html.unescape(part[3:-4] if bold else part), style="bold" if bold else "")
+    return made
+
+
+def steps(found: Iterable[Step]) -> Table:
+    """The funnel of one request: what each channel and stage saw, kept and dropped."""
+    rows = []
+    for step in found:
+        inside = "." in step.name
+        dropped = "" if inside else max(step.seen - step.kept, 0)
+        name = f"  {step.name.split('.', 1)[1]}" if inside else step.name
+        rows.append(
+            [name, "" if inside else step.seen, step.kept, dropped, f"{step.ms:.2f}", step.fault]
+        )
+    return table("funnel", ["stage", "saw", "kept", "dropped", "ms", "fault"], rows)
+
+
+def evaluation(report: Report) -> RenderableType:
+    """Every order of one scene with its intervals, and what survives each stage."""
+    metrics = list(next(iter(report.orders.values())))
+    first = [name for name in ("page", "rank", "prerank", "recall") if name in report.orders]
+    names = [*first, *(name for name in report.orders if name not in first)]
+    rows = [[name, *(_figure(report.orders[name][m]) for m in metrics)] for name in names]
+    survival = [[f"{report.survival[name]:.3f}" for name in STAGES]]
+    return Group(
+        table(
+            f"{report.scene}: {report.requests} requests ({report.kind}), 95 % intervals",
+            ["order", *metrics],
+            rows,
+        ),
+        table("share of the relevant items left after", STAGES, survival),
+        Text(f"coverage: {report.coverage:.1%} of the catalogue in the first ten", style="dim"),
+    )
+
+
+def _figure(figure: Figure) -> str:
+    return f"{figure.mean:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
+
+
+def comparison(found: Comparison) -> RenderableType:
+    rows = [
+        [name, d.a, d.b, f"{d.difference:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"]
+        for name, d in found.metrics.items()
+    ]
+    rows += [
+        ["latency p50 ms", found.ms_a[0], found.ms_b[0], ""],
+        ["latency p99 ms", found.ms_a[1], found.ms_b[1], ""],
+        ["logged pages reproduced", f"{found.reproduced_a:.1%}", f"{found.reproduced_b:.1%}", ""],
+    ]
+    note = (
+        f"{found.requests} requests, {found.answered} with a positive action after them, "
+        f"{found.degraded} degraded when logged · overlap {found.overlap:.1%}, "
+        f"same page {found.same:.1%}"
+    )
+    return Group(table("replay", ["", "A", "B", "B - A, 95 % interval"], rows), Text(note))
+
+
+def settings(rows: Iterable[tuple[str, Any, str]]) -> Table:
+    return table("", ["setting", "value", "meaning"], [[k, _toml(v), m] for k, v, m in rows])
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + "}"
+    return str(value)
+
+
+CONSOLE = Console(highlight=False)
