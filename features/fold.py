@@ -1,0 +1,271 @@
+"""
+Events folded into state: decayed counters of items and bounded histories of users.
+
+Counters use forward decay (Cormode, Shkapenyuk, Srivastava, Xu 2009, "Forward decay: a practical
+time decay model for streaming systems"): with a landmark L and a half-life s, an event at t adds
+w·2^((t − L)/s) once and for all, and the counter at time T is the sum times 2^(−(T − L)/s). No
+event needs to be touched again, and their order does not matter.
+
+Powers are taken apart into 2^r·2^q with a whole q, and only q depends on where the landmark is.
+Moving the landmark by whole half-lives is then exact, bit for bit: a counter never overflows, and
+processes that moved it at different moments still read the same numbers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.event import Event, UserHistory, identified
+from funnel.config import ACTIONS, Config
+from funnel.errors import BadConfig, BadGeneration
+from funnel.generation import Generation
+from funnel.types import Array, Floats, Query, Rows
+
+DAY_MS = 86_400_000
+IMPRESSION = "impression"
+LARGEST = 1e38  # fits in float32
+FAR = 500  # half-lives between an event and the landmark before the landmark moves
+
+
+def counted(config: Config) -> tuple[str, ...]:
+    """The actions that items are counted by: impressions and what says that a user wants it.
+
+    In the order of all actions: that of a table in the config does not survive a manifest.
+    """
+    return tuple(n for n in config.all_actions if n == IMPRESSION or n in config.data.positive)
+
+
+def counter_names(actions: Sequence[str], half_lives: Sequence[float]) -> tuple[str, ...]:
+    """`live.click.7d` and so on: half-lives in days, all of one action beside each other."""
+    if not half_lives:
+        raise BadConfig("features.half_lives is empty: name at least one half-life in days")
+    return tuple(f"live.{action}.{days:g}d" for action in actions for days in half_lives)
+
+
+def span_ms(days: float) -> int:
+    """A half-life in whole milliseconds."""
+    span = round(days * DAY_MS) if np.isfinite(days) else 0
+    if span <= 0:
+        raise BadConfig(f"features.half_lives: {days} is not a positive number of days")
+    return span
+
+
+class ItemCounters:
+    """Decayed counts of every item: a (n, C) float64 `state` as of `landmark` (epoch ms).
+
+    `names` has all half-lives (days) of the first action, then of the next. `actions` is the list
+    that action codes point into. `state` is taken over and changed in place.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        half_lives: Sequence[float],
+        landmark: int,
+        state: NDArray[np.float64],
+        actions: Sequence[str] = ACTIONS,
+    ):
+        self.names, self.half_lives = tuple(names), tuple(half_lives)
+        self.landmark, self.state, self.actions = landmark, state, tuple(actions)
+        self.spans = tuple(span_ms(days) for days in half_lives)
+        self.shift = [0] * len(self.spans)  # half-lives that the landmark has moved, for each
+        known = [name for name in self.actions if f"live.{name}.{half_lives[0]:g}d" in self.names]
+        known.sort(key=lambda name: self.names.index(f"live.{name}.{half_lives[0]:g}d"))
+        if self.names != counter_names(known, half_lives):
+            raise BadGeneration(
+                f"counters {', '.join(names)} are not the actions {', '.join(known)} by the "
+                f"half-lives {', '.join(map(str, half_lives))}: build the generation again"
+            )
+        if state.shape[1:] != (len(names),) or state.dtype != np.float64:
+            raise BadGeneration(
+                f"the counters' state has shape {state.shape} of {state.dtype}, expected "
+                f"(items, {len(names)}) of float64: build the generation again"
+            )
+        places = {name: place for place, name in enumerate(known)}
+        # One more, for the code -1 of an action that nobody knows.
+        self._places = np.array([places.get(name, -1) for name in (*self.actions, "")], np.int64)
+
+    @staticmethod
+    def open(generation: Generation) -> ItemCounters:
+        """The generation's counters, as of its cut; changes stay in this process.
+
+        A generation that was built without events has none: all counts are zero.
+        """
+        config, manifest = generation.config, generation.manifest
+        names = counter_names(counted(config), config.features.half_lives)
+        if not generation.has("counters"):
+            return ItemCounters.empty(config, len(generation.items), manifest.until)
+        found = tuple(generation.json("counters/names.json"))
+        if found != names:
+            raise BadGeneration(
+                f"{generation.path}/counters holds {', '.join(found)}, its config says "
+                f"{', '.join(names)}: build the generation again"
+            )
+        state = np.load(generation.file("counters/state.npy"), mmap_mode="c")
+        if len(state) != len(generation.items):
+            raise BadGeneration(
+                f"{generation.path}/counters has {len(state)} rows for {len(generation.items)} "
+                "items: build the generation again"
+            )
+        half_lives = config.features.half_lives
+        return ItemCounters(names, half_lives, manifest.until, np.asarray(state), manifest.actions)
+
+    @staticmethod
+    def empty(config: Config, items: int, landmark: int) -> ItemCounters:
+        """Counters of `items` items that saw no event yet."""
+        half_lives = config.features.half_lives
+        names = counter_names(counted(config), half_lives)
+        state = np.zeros((items, len(names)))
+        return ItemCounters(names, half_lives, landmark, state, config.all_actions)
+
+    def apply(
+        self, rows: Array, actions: Array, times: Array, weights: Array | None = None
+    ) -> None:
+        """Adds events: rows (k,), action codes (k,), epoch ms (k,), weights (k,), else 1 each.
+
+        Unknown rows and actions that are not counted add nothing. The order of the events matters
+        to the last bit only, and how they are cut into calls not at all.
+        """
+        flat = self.state.reshape(-1)
+        rows, places, times, weights = self._counting(rows, actions, times, weights)
+        if not len(rows):
+            return
+        width = len(self.spans)
+        for h in range(width):
+            self._reach(h, int(times.max()))
+            cells = rows * self.state.shape[1] + places * width + h
+            np.add.at(flat, cells, self.grown(h, times) * weights)
+
+    def _counting(
+        self, rows: Array, actions: Array, times: Array, weights: Array | None
+    ) -> tuple[Array, Array, Array, Array]:
+        rows, times = np.asarray(rows, np.int64), np.asarray(times, np.int64)
+        places = self._places[np.asarray(actions, np.int64)]
+        weights = np.ones(len(rows)) if weights is None else np.asarray(weights, np.float64)
+        keep = (rows >= 0) & (rows < len(self.state)) & (places >= 0)
+        return rows[keep], places[keep], times[keep], weights[keep]
+
+    def grown(self, h: int, times: Array) -> NDArray[np.float64]:
+        """2^((t − L)/s) of every time for the half-life number h, L being where it is now."""
+        whole, rest = np.divmod(np.asarray(times, np.int64) - self.landmark, self.spans[h])
+        exponent = np.clip(whole - self.shift[h], -2000, 2000).astype(np.int32)
+        grown: NDArray[np.float64] = np.ldexp(np.exp2(rest / self.spans[h]), exponent)
+        return grown
+
+    def _reach(self, h: int, newest: int) -> None:
+        """Moves the landmark of half-life h towards `newest` before numbers grow too large."""
+        far = (newest - self.landmark) // self.spans[h] - self.shift[h]
+        if far > FAR:
+            column = self.state[:, h :: len(self.spans)]
+            column[:] = np.ldexp(column, -min(far, 2000))
+            self.shift[h] += far
+
+    def read(self, rows: Array, at: int) -> Floats:
+        """(k, C) float32: the counters of the items as of `at` (epoch ms)."""
+        return self.decayed(self.state[rows], at)
+
+    def decayed(self, state: NDArray[np.float64], at: int) -> Floats:
+        """(k, C) states at the landmark as counters at `at`, or at the landmark if that is later:
+        what the state knew cannot be taken out of it again."""
+        width = len(self.spans)
+        rest, exponent = np.empty(width), np.empty(width, np.int32)
+        for h, span in enumerate(self.spans):
+            whole, part = divmod(max(int(at) - self.landmark, 0), span)
+            rest[h] = np.exp2(-part / span)
+            exponent[h] = min(max(self.shift[h] - whole, -2000), 2000)
+        repeat = state.shape[1] // width
+        values: NDArray[np.float64] = np.ldexp(
+            state * np.tile(rest, repeat), np.tile(exponent, repeat)
+        )
+        return np.minimum(values, LARGEST).astype(np.float32)
+
+    def part(self, rows: Rows) -> ItemCounters:
+        """A copy with these items only: item i of it is `rows[i]`."""
+        part = copy(self)
+        part.state, part.shift = self.state[rows], list(self.shift)
+        return part
+
+    def hydrate(self, query: Query, rows: Rows) -> Mapping[str, Floats]:
+        """One column a counter, as of the query: a `Hydrator` for work that has no live store.
+
+        The caller applies the events that the moment of the query may know.
+        """
+        return self.columns(self.read(rows, query.at))
+
+    def columns(self, values: Floats) -> dict[str, Floats]:
+        return dict(zip(self.names, np.ascontiguousarray(values.T), strict=True))
+
+    def codes(self, actions: Iterable[str]) -> NDArray[np.int8]:
+        """Action names as codes, -1 for unknown ones."""
+        places = {name: code for code, name in enumerate(self.actions)}
+        return np.array([places.get(name, -1) for name in actions], np.int8)
+
+
+class Histories:
+    """Histories of all users in this process: what the live store keeps, for replays and tests.
+
+    Of a user the newest `limit` actions by (time, event id), impressions left out; an event id
+    counts once. The state does not depend on the order in which events come.
+    """
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._keys: dict[str, list[tuple[int, str]]] = {}
+        self._done: dict[str, list[tuple[str, str]]] = {}  # item id, action; beside the keys
+        self._seen: dict[str, set[str]] = {}
+
+    def add(self, event: Event) -> bool:
+        """Whether the event was new."""
+        event = identified(event)
+        seen = self._seen.setdefault(event.user_id, set())
+        if event.event_id in seen:
+            return False
+        seen.add(event.event_id)
+        if event.action != IMPRESSION:
+            keys, done = self._of(event.user_id)
+            key = (event.timestamp, event.event_id)
+            place = bisect_right(keys, key)
+            keys.insert(place, key)
+            done.insert(place, (event.item_id, event.action))
+            self._cut(keys, done)
+        return True
+
+    def seed(self, user_id: str, history: UserHistory) -> None:
+        """Adds what a snapshot knows of the user and is older than all that is here."""
+        keys, done = self._of(user_id)
+        oldest = keys[0][0] if keys else None
+        columns = zip(history.times, history.item_ids, history.actions, strict=True)
+        old = [
+            (time, item, action)
+            for time, item, action in sorted(columns, key=lambda entry: entry[0])
+            if action != IMPRESSION and (oldest is None or time < oldest)
+        ]
+        keys[:0] = [(int(time), "") for time, _, _ in old]
+        done[:0] = [(item, action) for _, item, action in old]
+        self._cut(keys, done)
+
+    def user(self, user_id: str) -> UserHistory:
+        keys, done = self._keys.get(user_id, []), self._done.get(user_id, [])
+        return UserHistory(
+            tuple(item for item, _ in done),
+            tuple(action for _, action in done),
+            tuple(time for time, _ in keys),
+        )
+
+    def before(self, user_id: str, at: int) -> UserHistory:
+        """The part of the history that happened before `at`."""
+        history, keys = self.user(user_id), self._keys.get(user_id, [])
+        stop = bisect_left(keys, (at, ""))
+        return UserHistory(history.item_ids[:stop], history.actions[:stop], history.times[:stop])
+
+    def _of(self, user_id: str) -> tuple[list[tuple[int, str]], list[tuple[str, str]]]:
+        return self._keys.setdefault(user_id, []), self._done.setdefault(user_id, [])
+
+    def _cut(self, keys: list[tuple[int, str]], done: list[tuple[str, str]]) -> None:
+        extra = max(len(keys) - self.limit, 0)
+        del keys[:extra], done[:extra]
