@@ -346,7 +346,7 @@ def track(
 
     settings = load(config)
     with RemoteFeatures(settings.serve.features) as remote:
-        told = remote.track([Event(user_id=user, item_id=item, action=action)])
+        told = remote.track([Event(user, item, action, timestamp=0)])
     for _, reason in told.refused:
         raise BadQuery(f"the event was refused: {reason}")
     print("accepted" if told.accepted else "already known")
@@ -422,7 +422,7 @@ def demo(
     """Simulate, validate, build, serve, ask, click and evaluate: the whole of Funnel at once."""
     from funnel.demo import run
 
-    run(load(config), config, data, size)
+    run(load(config), data, size)
 
 
 if __name__ == "__main__":
