@@ -47,12 +47,12 @@ def simulate(
     size: str | WorldConfig = "demo",
     seed: int = 0,
     progress: Progress | None = None,
-    chunk: int = 2048,
+    chunk: int = 8192,
 ) -> World:
     """Write the data set of (size, seed) into `path`, which is empty, new, or an older world.
 
     `progress(table, done, total)` hears how it goes, in items, users, queries and sessions. Memory
-    is about 60 bytes an item plus 150 kB a session of a chunk, however many events there are.
+    is about 150 bytes an item plus 10 kB a session of a chunk, however many events there are.
     """
     if chunk < 1:
         raise BadConfig(f"chunk is {chunk}: sessions made at once, 1 or more")

@@ -22,6 +22,8 @@ from funnel.world_truth import DAY, GOES_ON, Tastes, World, examined
 
 PAGE = 10  # places on a page of the old system
 LOOKED_AT = 4  # items it compares for a place
+FAMOUS = 3  # of them drawn by fame, the others evenly
+HEAD = 3  # how flat fame is at its top: the famous of a category are this many
 REQUESTS = 4  # most requests of a session
 EVENTS_A_SESSION = 26.0  # on average, measured; tests hold the sizes to it
 IMPRESSION, CLICK, CART, PURCHASE = range(4)
@@ -169,7 +171,7 @@ def _home(
     focus = np.searchsorted([0.5, 0.8], u("home.focus", request, slot), side="right")
     leaf = np.take_along_axis(tastes.focus, focus, 1)
     rows = _of_leaf(world, leaf, "home", request, slot)
-    flat = rows.reshape(len(rows), -1)
+    flat = rows.reshape(len(rows), PAGE * LOOKED_AT)
     guess = world.personal(tastes, flat) + 0.4 * items.quality[flat]
     guess += 0.9 * _gumbel(u("home.error", request, np.arange(flat.shape[1])))
     guess = np.where(world.on_sale(flat, at[:, None]), guess, -np.inf).reshape(rows.shape)
@@ -191,7 +193,7 @@ def _results(
     leaf = np.where(which < 0.75, intents.leaf[:, None], neighbour)
     leaf = np.where(which > 0.92, draw.integer("find.any", grammar.leaves, request, slot), leaf)
     rows = _of_leaf(world, leaf, "find", request, slot)
-    flat = rows.reshape(len(rows), -1)
+    flat = rows.reshape(len(rows), PAGE * LOOKED_AT)
     match = world.topical(intents, flat)
     guess = 2.5 * match + 0.5 * _gumbel(u("find.error", request, np.arange(flat.shape[1])))
     guess = np.where(world.on_sale(flat, at[:, None]), guess, -np.inf).reshape(rows.shape)
@@ -208,7 +210,7 @@ def _of_leaf(world: World, leaf: Array, stream: str, request: Array, slot: Array
     items, j = world.items, np.arange(LOOKED_AT)
     u = world.draw.uniform(stream + ".item", request[..., None], slot[:, None], j)
     size = (items.bounds[leaf + 1] - items.bounds[leaf])[..., None]
-    place = np.where(j % 2 == 0, _zipf(u, size, 5), (u * size).astype(np.int64))
+    place = np.where(j < FAMOUS, _zipf(u, size, HEAD), (u * size).astype(np.int64))
     at = np.minimum(items.bounds[leaf][..., None] + place, len(items.order) - 1)
     return items.order[at].astype(np.int64)
 

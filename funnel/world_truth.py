@@ -48,8 +48,10 @@ class WorldConfig:
                 raise BadConfig(f"world.{name} is {getattr(self, name)}: it must be 1 or more")
         if self.items >= 2**31:
             raise BadConfig(f"world.items is {self.items}: rows are int32, take less than 2^31")
-        if self.end < self.start + DAY or self.start < 0:
-            raise BadConfig(f"world.end is {self.end}: epoch milliseconds after the first day")
+        if self.start < 0:
+            raise BadConfig(
+                f"world.end is {self.end}: epoch ms, {self.days} days or more after 1970"
+            )
 
     @property
     def start(self) -> int:
@@ -66,7 +68,7 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Items:
-    """The catalogue behind the texts, about 45 bytes an item. Copies share all but price and fame
+    """The catalogue behind the texts, about 50 bytes an item. Copies share all but price and fame
     with their base."""
 
     base: NDArray[np.int32]  # the row it is a copy of, itself where it is none
@@ -135,9 +137,7 @@ class World:
 
     @cached_property
     def items(self) -> Items:
-        n, draw = self.config.items, self.draw
-        share = np.exp(0.5 * draw.normal("leaf.size", np.arange(self.grammar.leaves)))
-        self._leaf_cdf = np.cumsum(share / share.sum())
+        n = self.config.items
         parts: list[dict[str, Array]] = []
         for first in range(0, n, ITEM_BLOCK):
             rows = np.arange(first, min(first + ITEM_BLOCK, n))
@@ -152,6 +152,11 @@ class World:
             bounds=np.cumsum([0, *counts]),
             fame=np.argsort(-popular, kind="stable").astype(np.int32),
         )
+
+    @cached_property
+    def _leaf_cdf(self) -> NDArray[np.float64]:
+        share = np.exp(0.5 * self.draw.normal("leaf.size", np.arange(self.grammar.leaves)))
+        return np.asarray(np.cumsum(share / share.sum()), np.float64)
 
     def _factors(self, rows: Array) -> dict[str, Array]:
         """The latent columns of some rows."""
@@ -228,7 +233,7 @@ class World:
         mood = np.array([0.55, 0.85])  # of the half day: mostly the first wish
         day = (at // (DAY // 2))[:, None]
         mood = np.searchsorted(mood, draw.uniform("user.mood", user[:, None], day)[:, 0])
-        gain = np.array([3.0, 2.5, 2.1], np.float32) + 1.0 * (mood[:, None] == np.arange(FOCI))
+        gain = np.array([3.5, 3.0, 2.6], np.float32) + 1.0 * (mood[:, None] == np.arange(FOCI))
         walk = np.clip(week[:, None] - w, 0.0, 1.0)  # how far into each week's step
         d = np.arange(WIDTH)[:, None]
         steps = draw.normal("user.step", u, d, w)  # (n, WIDTH, weeks)
@@ -290,7 +295,7 @@ class World:
         quality = items.quality[rows]
         if intents is not None:
             return np.asarray(
-                -3.9 + 4.2 * self.topical(intents, rows) + 0.8 * personal + 0.8 * quality,
+                -3.6 + 4.2 * self.topical(intents, rows) + 0.8 * personal + 0.8 * quality,
                 np.float32,
             )
         leaf = items.leaf[rows]
