@@ -33,6 +33,13 @@ from funnel.show import page as shown
 
 SERVICES = ("features", "recall", "prerank", "rank", "rerank", "gateway")
 START_S = 90.0
+SHOP = {  # what the columns of the simulated shop mean
+    "numeric": ["price", "rating"],
+    "categorical": ["category", "brand", "colour", "material"],
+    "filterable": ["category", "brand", "colour", "material", "price", "rating", "available"],
+    "user_categorical": ["interest", "budget", "age"],
+    "product_key": "product_key",
+}
 
 
 def run(config: Config, data: Path | None, size: str) -> None:
@@ -40,7 +47,7 @@ def run(config: Config, data: Path | None, size: str) -> None:
     began = time.monotonic()
     name = data.resolve().name if data else f"world-{size}"
     place = Path("var") / name
-    own: dict[str, object] = {} if data else {"data": {"product_key": "product_key"}}
+    own: dict[str, object] = {} if data else {"data": SHOP}
     config, file = settled(config, place, own)
     data = data or simulated(place / "data", size)
     _title(f"validate · funnel validate {data}")

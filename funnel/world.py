@@ -249,9 +249,9 @@ def describe(path: str | Path, pages: int = 200) -> dict[str, float]:
         views, clicks = (t.filter(pc.equal(t.column("scene"), scene)) for t in (shown, clicked))
         figures[f"{scene} click rate"] = clicks.num_rows / max(views.num_rows, 1)
         places = [
-            np.bincount(t.column("position").to_numpy(), minlength=10) for t in (views, clicks)
+            np.bincount(t.column("position").to_numpy(), minlength=11) for t in (views, clicks)
         ]
-        for p in (0, 4, 9):
+        for p in (1, 5, 10):
             figures[f"{scene} click rate at position {p}"] = places[1][p] / max(places[0][p], 1)
     for source, share in _shares(clicked.column("source"), clicked.num_rows).items():
         figures[f"share of clicks from {source}"] = share
@@ -271,7 +271,7 @@ def describe(path: str | Path, pages: int = 200) -> dict[str, float]:
         -max(len(popular) // 100, 1) :
     ].sum() / max(popular.sum(), 1)
     later = shown.filter(pc.greater_equal(shown.column("timestamp"), cut))
-    later = later.filter(pc.equal(later.column("position"), 0)).slice(0, pages)
+    later = later.filter(pc.equal(later.column("position"), 1)).slice(0, pages)
     asking, at = rows_of(later.column("user_id")), later.column("timestamp").to_numpy()
     age = (cut - past.column("timestamp").to_numpy()) / (7 * DAY)
     recent = np.zeros_like(counts)

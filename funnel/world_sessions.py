@@ -308,7 +308,7 @@ def _rows(world: World, asked: Requests) -> pa.Table:
             "request_id": request_ids.take(at),
             "scene": pa.array(["home", "search"]).take(pa.array(asked.search[r].astype(np.int8))),
             "query": asked.query.take(at),
-            "position": slot.astype(np.int32),
+            "position": (slot + 1).astype(np.int32),
             "value": pa.array(price, mask=action != PURCHASE),
             "propensity": pa.array(asked.propensity[r, slot], mask=only_seen),
             "source": pa.array(SOURCES).take(pa.array(asked.source[r, slot])),
