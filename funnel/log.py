@@ -1,8 +1,9 @@
 """
-The request log: what was asked and what was scored, as Parquet, in two tables of one directory.
+The request log: what was asked and what was scored, as Parquet, in three tables of one directory.
 
     requests/*.parquet    one row a request: the whole query, history and user columns included
     candidates/*.parquet  one row a candidate: its request, row, labels, position and every column
+    events/*.parquet      what the live store took meanwhile, with the time of its arrival
 
 The samples that prerank and rank are trained on have the same form, so what reads one reads both.
 """
@@ -10,6 +11,7 @@ The samples that prerank and rank are trained on have the same form, so what rea
 from __future__ import annotations
 
 import json
+import logging
 import os
 import queue
 import threading
@@ -17,15 +19,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, time_ns
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from funnel.errors import BadData
+from funnel.errors import BadData, Unavailable
 from funnel.types import Array, Candidates, Filter, History, Query
 
+log = logging.getLogger(__name__)
 REQUESTS = pa.schema(
     [
         ("request_id", pa.string()),
@@ -262,4 +265,95 @@ class RequestLog:
             if monotonic() >= due:
                 due = monotonic() + self.seconds
             if over:
+                return
+
+
+class Arrived(Protocol):
+    """An event of the live log: where to read on, when it arrived, and what it was."""
+
+    @property
+    def position(self) -> str: ...
+    @property
+    def at(self) -> int: ...
+    @property
+    def event(self) -> Any: ...
+
+
+class EventLog(Protocol):
+    """What can be followed: the live store."""
+
+    def events(
+        self, after: str = "0", count: int = 5000, block_ms: int = 0
+    ) -> Sequence[Arrived]: ...
+
+
+EVENTS = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("user_id", pa.string()),
+        ("item_id", pa.string()),
+        ("action", pa.string()),
+        ("timestamp", pa.int64()),
+        ("session_id", pa.string()),
+        ("request_id", pa.string()),
+        ("scene", pa.string()),
+        ("query", pa.string()),
+        ("position", pa.int32()),
+        ("value", pa.float64()),
+        ("received_at", pa.int64()),
+    ]
+)
+
+
+class EventArchive:
+    """Copies the live log to `events/`, each event once.
+
+    A file is named after the last position in it and appears whole, so a restart goes on exactly
+    where the last file ends.
+    """
+
+    def __init__(self, path: str | Path, source: EventLog, seconds: float = 5.0):
+        self.path = Path(path) / "events"
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.source, self.seconds = source, seconds
+        names = [tuple(map(int, file.stem.split("-"))) for file in self.path.glob("*-*.parquet")]
+        self.position = "-".join(map(str, max(names))) if names else "0"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="event-archive", daemon=True)
+        self._thread.start()
+
+    def copy(self) -> int:
+        """Writes what has arrived since the last time; how many events that were."""
+        copied = 0
+        while arrived := self.source.events(self.position):
+            rows = [
+                {name: getattr(one.event, name) for name in EVENTS.names[:-1]}
+                | {"received_at": one.at}
+                for one in arrived
+            ]
+            position = arrived[-1].position
+            fresh = self.path / f".{position}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS), fresh, compression="zstd")
+            fresh.replace(self.path / f"{position}.parquet")
+            self.position = position
+            copied += len(arrived)
+        return copied
+
+    def close(self) -> None:
+        """Copies what is left, if the store still answers."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        told = False
+        while True:
+            last = self._stop.wait(self.seconds)
+            try:
+                self.copy()
+                told = False
+            except Unavailable as error:  # goes on where it was when the store is back
+                if not told:
+                    log.warning("the archive of events waits: %s", error)
+                told = True
+            if last:
                 return
