@@ -1,0 +1,74 @@
+"""The one Spark session of a process: quiet, in UTC, with Arrow, on any master."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from funnel.errors import BadConfig
+
+ROOT = Path(__file__).parents[1]
+LOG = Path(__file__).with_name("log4j2.properties")
+
+
+def session(
+    master: str = "local[*]",
+    memory: str = "2g",
+    partitions: int = 4,
+    scratch: Path | None = None,
+) -> SparkSession:
+    """The running session, or a new one.
+
+    Under `spark-submit` the master and the memory are those of its command line. `scratch` takes
+    Spark's temporary files. Python on the workers is this Python, and finds this project.
+    """
+    builder = SparkSession.builder.appName("funnel")
+    settings = {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(partitions),
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
+        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit started the JVM
+        if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+            raise BadConfig(
+                "Spark needs Java 17 or newer, and there is no `java`: see `make setup`"
+            )
+        java = f"-Duser.timezone=UTC -Dlog4j2.configurationFile={LOG.as_uri()} -XX:+UseSerialGC"
+        settings |= {
+            "spark.master": master,
+            "spark.driver.memory": memory,
+            "spark.driver.extraJavaOptions": java,
+        }
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark has no setting for it
+        if master.startswith("local"):
+            settings["spark.driver.host"] = settings["spark.driver.bindAddress"] = "127.0.0.1"
+            settings["spark.executorEnv.PYTHONPATH"] = str(ROOT)
+    if scratch is not None:
+        settings["spark.local.dir"] = str(scratch / "local")
+        settings["spark.sql.warehouse.dir"] = str(scratch / "warehouse")
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
+
+
+def map_batches(
+    frame: DataFrame,
+    change: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    schema: str,
+) -> DataFrame:
+    """`change` run on the workers over the Arrow batches of each partition of the frame."""
+    with warnings.catch_warnings():  # about pandas 3, which Arrow batches do not use
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+        return frame.mapInArrow(change, schema)
