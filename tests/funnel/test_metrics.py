@@ -1,0 +1,75 @@
+"""Ranking metrics against formulas written naively and against scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss as sk_log_loss
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+from funnel.metrics import (
+    auc,
+    bootstrap_interval,
+    ece,
+    gauc,
+    log_loss,
+    mrr_at_k,
+    ndcg_at_k,
+    recall_at_k,
+)
+
+GAINS = st.lists(st.integers(0, 3), min_size=2, max_size=30)
+
+
+@given(GAINS, st.integers(1, 30))
+def test_ndcg_equals_scikit_learns_on_exponential_gains(gains: list[int], k: int) -> None:
+    graded = np.array(gains, float)
+    value = ndcg_at_k(graded, graded, k)
+    if not graded.any():
+        assert value == 0.0
+        return
+    falling = -np.arange(len(gains), dtype=float)
+    assert value == pytest.approx(ndcg_score([np.exp2(graded) - 1], [falling], k=k))
+
+
+def test_what_was_not_found_lowers_ndcg_and_recall() -> None:
+    assert ndcg_at_k([1, 0], [1, 1], 2) == pytest.approx(1 / (1 + 1 / math.log2(3)))
+    assert recall_at_k([1, 0, 1], [1, 1, 1, 1], 2) == 0.25
+    assert mrr_at_k([0, 0, 2], 10) == pytest.approx(1 / 3)
+    assert mrr_at_k([0, 0, 2], 2) == 0.0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=50))
+def test_auc_equals_scikit_learns_and_counts_ties_half(pairs: list[tuple[bool, int]]) -> None:
+    labels, scores = (np.array(values) for values in zip(*pairs, strict=True))
+    if labels.all() or not labels.any():
+        assert math.isnan(auc(labels, scores))
+    else:
+        assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+
+
+def test_gauc_weighs_groups_by_size_and_skips_those_of_one_kind() -> None:
+    labels = [1, 0, 1, 0, 0, 1, 1]
+    scores = [2, 1, 0, 1, 2, 5, 6]
+    groups = ["a", "a", "b", "b", "b", "c", "c"]
+    assert gauc(labels, scores, np.array(groups)) == pytest.approx((2 * 1.0 + 3 * 0.0) / 5)
+
+
+def test_log_loss_and_calibration() -> None:
+    labels, p = np.array([1, 0, 0, 1]), np.array([0.9, 0.2, 0.4, 0.6])
+    assert log_loss(labels, p) == pytest.approx(sk_log_loss(labels, p))
+    assert ece([1, 0] * 50, np.full(100, 0.5)) == pytest.approx(0)
+    assert ece([1] * 100, np.full(100, 0.25)) == pytest.approx(0.75)
+
+
+def test_the_interval_is_seeded_and_covers_about_what_it_says() -> None:
+    draw = np.random.default_rng(1)
+    assert bootstrap_interval([1.0, 2.0, 3.0]) == bootstrap_interval([1.0, 2.0, 3.0])
+    hits = 0
+    for _ in range(100):
+        low, high = bootstrap_interval(draw.normal(size=60), resamples=300)
+        hits += low <= 0 <= high
+    assert 88 <= hits <= 99
+    assert all(map(math.isnan, bootstrap_interval([])))
