@@ -145,7 +145,7 @@ def offline(
         from features.fold import ItemCounters
 
         counters = ItemCounters.open(generation)
-    popular = Popular.open(generation)
+    popular = Popular.open(generation, config)
     return {
         name: pipeline(stages, config.scenes[name], popular)
         for name, stages in local(generation, config, counters).items()

@@ -1,0 +1,98 @@
+"""
+Recall: from the whole catalogue to the candidates, by several channels at once.
+
+`Parts.open` loads what the channels of one generation share; `build` makes one scene's stage of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from funnel.config import Config
+from funnel.generation import Generation
+from funnel.stage import Retrieve, Stage
+from funnel.types import Candidates, Query
+from recall.bm25 import BM25
+from recall.channel import Bound, Channel
+from recall.filters import allowed
+from recall.fusion import WeightedSum, weights_of
+from recall.item_cf import ItemCF
+from recall.popular import Popular
+from recall.vector import Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The channels of one generation, loaded once for all scenes."""
+
+    channels: Mapping[str, Channel]
+
+    @staticmethod
+    def open(generation: Generation, config: Config) -> Parts:
+        """Every channel that a scene of the config asks for and the generation has."""
+        wanted = {
+            name
+            for scene in config.scenes.values()
+            for name, channel in scene.recall.channels.items()
+            if channel.limit
+        }
+        found: dict[str, Channel | None] = {}
+        if "bm25" in wanted:
+            found["bm25"] = BM25.open(generation)
+        if "vector" in wanted:
+            found["vector"] = Vector.open(generation, config)
+        if "item_cf" in wanted:
+            found["item_cf"] = ItemCF.open(generation, config)
+        if "popular" in wanted:
+            found["popular"] = Popular.open(generation, config)
+        return Parts({name: channel for name, channel in found.items() if channel is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class Recall:
+    """One scene's channels, bound to what each request allows."""
+
+    generation: Generation
+    config: Config
+    channels: Mapping[str, Channel]
+    limits: Mapping[str, int]
+    fuse: WeightedSum
+    keep: int
+    pool: Executor | None
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        mask = allowed(query, self.generation, self.config)
+        sources = {
+            name: Bound(channel, mask, self.limits[name]) for name, channel in self.channels.items()
+        }
+        return Retrieve(sources, self.fuse, self.keep, self.pool).run(query, candidates)
+
+
+def build(
+    generation: Generation,
+    config: Config,
+    scene: str,
+    pool: Executor | None = None,
+    parts: Parts | None = None,
+) -> Stage:
+    """The recall stage of a scene. With a `pool` its channels run in parallel."""
+    settings = config.scene(scene)
+    parts = parts or Parts.open(generation, config)
+    channels = settings.recall.channels
+    limits: dict[str, int] = {
+        name: c.limit for name, c in channels.items() if c.limit and name in parts.channels
+    }
+    return Recall(
+        generation,
+        config,
+        {name: parts.channels[name] for name in limits},
+        limits,
+        WeightedSum(weights_of(generation, scene, settings)),
+        settings.recall.keep,
+        pool,
+    )
+
+
+__all__ = ["Parts", "Recall", "build"]

@@ -1,0 +1,41 @@
+"""
+A channel finds items among those a request may return; bound to one request it is a `Source`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from funnel.types import Array, Candidates, Query, best
+from recall.filters import Mask
+
+
+class Channel(Protocol):
+    """At most `limit` items of those `allowed` (all if None), best first, no row twice."""
+
+    def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A channel with what one request allows."""
+
+    channel: Channel
+    allowed: Mask | None
+    limit: int
+
+    def retrieve(self, query: Query) -> Candidates:
+        return self.channel.find(query, self.allowed, self.limit)
+
+
+def ranked(rows: Array, scores: Array, allowed: Mask | None, limit: int) -> Candidates:
+    """The best `limit` of the allowed rows; ties by row."""
+    rows, scores = np.asarray(rows, np.int32), np.asarray(scores, np.float32)
+    if allowed is not None:
+        kept = allowed[rows]
+        rows, scores = rows[kept], scores[kept]
+    order = best(scores, rows, limit)
+    return Candidates(rows[order], scores[order])

@@ -1,0 +1,203 @@
+"""
+Texts to vectors: latent semantic analysis trained on the catalogue (Deerwester et al. 1990), or any
+local sentence-transformers model.
+
+LSA counts words and character trigrams to five-grams (so that a typo still shares most of its
+features), weighs them by TF-IDF, and projects on the first singular vectors. An item's document is
+its own text and the queries whose results were clicked on it, which is how a word that no title
+uses finds its items.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from zlib import crc32
+
+import numpy as np
+import scipy.sparse as sp
+
+from funnel.errors import BadConfig, BadGeneration
+from funnel.types import Array
+
+WORD = re.compile(r"\w+")
+BUCKETS = 1 << 17  # of character n-grams, by hash
+MAX_WORDS = 64  # of a text to encode; the first ones count
+GRAM_WEIGHT = 0.4  # of a character n-gram against a word
+
+
+class Encoder(Protocol):
+    def encode(self, texts: Sequence[str]) -> Array:
+        """(k, d) float32 rows of length 1; a text without anything known is all zeros."""
+        ...
+
+    def save(self, path: Path) -> None: ...
+
+
+def words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+def grams(word: str) -> list[int]:
+    """Hashes of the character n-grams of a word with its edges marked."""
+    marked = f"<{word}>"
+    return [
+        crc32(marked[i : i + n].encode()) % BUCKETS
+        for n in (3, 4, 5)
+        for i in range(max(len(marked) - n + 1, 0))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class LSA:
+    """`vocabulary` gives each word its column; n-gram buckets follow in `bucket` order."""
+
+    vocabulary: dict[str, int]
+    buckets: Array  # (BUCKETS,) int32 column of a bucket, -1 where it is not used
+    idf: Array  # (V,) float32
+    projection: Array  # (V, d) float32
+
+    @staticmethod
+    def train(texts: Sequence[str], width: int, seed: int) -> LSA:
+        """Trained on the documents; the same texts and seed give the same encoder."""
+        counts = Counter(word for text in texts for word in set(words(text)))
+        kept = sorted(word for word, count in counts.items() if count >= 2)
+        vocabulary = {word: place for place, word in enumerate(kept)}
+        used: Counter[int] = Counter()
+        for word, count in counts.items():
+            for bucket in set(grams(word)):
+                used[bucket] += count
+        places = np.full(BUCKETS, -1, np.int32)
+        frequent = np.array(sorted(b for b, count in used.items() if count >= 2), np.int64)
+        places[frequent] = len(kept) + np.arange(len(frequent))
+        size = len(kept) + len(frequent)
+        plain = LSA(vocabulary, places, np.ones(size, np.float32), np.empty((size, 0), np.float32))
+        matrix = plain.counts(texts)
+        frequency = np.bincount(matrix.indices, minlength=size)
+        idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
+        weighed = unit_rows(matrix @ sp.diags(idf)).tocsr()
+        vectors = randomized_svd(weighed, width, seed)[1]
+        return LSA(vocabulary, places, idf.astype(np.float32), vectors.astype(np.float32))
+
+    def counts(self, texts: Sequence[str]) -> sp.csr_matrix:
+        """(k, V) damped counts 1 + log(tf), n-grams at their own weight."""
+        indptr, indices, values = [0], [], []
+        known: dict[str, list[int]] = {}  # a word's columns, looked up once
+        for text in texts:
+            found: Counter[int] = Counter()
+            for word in words(text):
+                if word not in known:
+                    columns = [self.vocabulary[word]] if word in self.vocabulary else []
+                    spread = self.buckets[grams(word)]
+                    known[word] = columns + spread[spread >= 0].tolist()
+                found.update(known[word])
+            columns = sorted(found)
+            indices += columns
+            values += [found[column] for column in columns]
+            indptr.append(len(indices))
+        data = 1 + np.log(np.array(values, np.float32)) if values else np.empty(0, np.float32)
+        places = np.array(indices, np.int32)
+        data = np.where(places >= len(self.vocabulary), GRAM_WEIGHT * data, data)
+        return sp.csr_matrix((data, places, indptr), shape=(len(texts), len(self.idf)))
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        short = [" ".join(words(text)[:MAX_WORDS]) for text in texts]
+        matrix = self.counts(short) @ sp.diags(self.idf)
+        return np.asarray(unit_rows(matrix @ self.projection), np.float32)
+
+    def save(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        for name in ("buckets", "idf", "projection"):
+            np.save(path / f"{name}.npy", getattr(self, name))
+        (path / "vocabulary.json").write_text(json.dumps(list(self.vocabulary)))
+        (path / "encoder.json").write_text(json.dumps({"kind": "lsa"}))
+
+    @staticmethod
+    def load(path: Path) -> LSA:
+        listed = json.loads((path / "vocabulary.json").read_text())
+        arrays = {
+            name: np.load(path / f"{name}.npy", mmap_mode="r")
+            for name in ("buckets", "idf", "projection")
+        }
+        return LSA({word: place for place, word in enumerate(listed)}, **arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences:
+    """A sentence-transformers model: a local directory, or the name of a package's own model."""
+
+    name: str
+    model: Any
+
+    @staticmethod
+    def open(name: str) -> Sentences:
+        try:
+            from sentence_transformers import SentenceTransformer
+        except ImportError as error:
+            raise BadConfig(
+                f"vectors.encoder = '{name}' needs the extra: pip install 'funnel[encoder]'"
+            ) from error
+        try:
+            return Sentences(name, SentenceTransformer(name))
+        except (OSError, ValueError) as error:
+            raise BadConfig(f"vectors.encoder = '{name}' is not a model here: {error}") from error
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        made = self.model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(made, np.float32)
+
+    def save(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        table = {"kind": "sentences", "name": self.name}
+        (path / "encoder.json").write_text(json.dumps(table))
+
+
+def load(path: Path) -> Encoder:
+    """The encoder that a generation was built with."""
+    try:
+        about = json.loads((path / "encoder.json").read_text())
+        return LSA.load(path) if about["kind"] == "lsa" else Sentences.open(about["name"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadGeneration(f"cannot read the text encoder in {path}: {error}") from error
+
+
+def unit_rows(matrix: Any) -> Any:
+    """Rows of length 1; zero rows stay zero. Dense or sparse."""
+    if sp.issparse(matrix):
+        lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
+        return sp.diags(1 / np.where(lengths > 0, lengths, 1)) @ matrix
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / np.where(lengths > 0, lengths, 1)
+
+
+def randomized_svd(
+    matrix: sp.csr_matrix, width: int, seed: int, iterations: int = 4
+) -> tuple[Array, Array]:
+    """The first `width` singular values (d,) and right vectors (V, d) of a sparse matrix.
+
+    Subspace iteration from a seeded start (Halko, Martinsson, Tropp 2011); columns past the rank
+    of the matrix are zero. Signs are fixed so that each vector's largest entry is positive.
+    """
+    rank = min(width, *matrix.shape)
+    draw = np.random.default_rng(seed)
+    over = min(rank + 10, *matrix.shape)
+    basis = matrix @ draw.standard_normal((matrix.shape[1], over))
+    for _ in range(iterations):
+        basis, _ = np.linalg.qr(basis)
+        basis, _ = np.linalg.qr(matrix.T @ basis)
+        basis = matrix @ basis
+    basis, _ = np.linalg.qr(basis)
+    _, sizes, right = np.linalg.svd((matrix.T @ basis).T, full_matrices=False)
+    vectors = right[:rank].T
+    largest = vectors[np.abs(vectors).argmax(0), np.arange(rank)]
+    vectors = vectors * np.where(largest < 0, -1, 1)
+    padded = np.zeros((matrix.shape[1], width))
+    padded[:, :rank] = vectors
+    values = np.zeros(width)
+    values[:rank] = sizes[:rank]
+    return values, padded
