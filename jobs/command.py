@@ -1,0 +1,43 @@
+"""A job on the command line: `python -m jobs.<name> DATA`, or the same file under spark-submit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from funnel.config import load, merged
+from funnel.errors import FunnelError
+from jobs.work import Work
+
+Run = Callable[[Work], Mapping[str, Any]]
+
+
+def command(run: Run, meaning: str | None) -> None:
+    """Parses the command line, runs the job over the work directory of the data set, and prints
+    its metrics as one JSON object. `meaning` is the job's docstring."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=meaning)
+    def main(
+        data: Annotated[Path, typer.Argument(help="Data set: a directory of Parquet tables.")],
+        config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file.")] = None,
+        until: Annotated[int, typer.Option(help="Cut (epoch ms); 0: by build.holdout.")] = 0,
+        master: Annotated[str, typer.Option(help="Spark master, over the config's.")] = "",
+    ) -> None:
+        console = Console(stderr=True, highlight=False)
+        try:
+            settings = load(config, merged({}, {"build": {"master": master}} if master else {}))
+            work = Work.open(data, settings, until or None, console.print)
+            print(json.dumps(dict(run(work))))
+        except FunnelError as error:
+            console.print(f"[bold red]error:[/] {escape(str(error))}")
+            sys.exit(2)
+
+    app()
