@@ -18,12 +18,12 @@ from funnel.types import Step
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     """Numbers to the right, the rest to the left."""
-    rows = [list(row) for row in rows]
+    cells = [list(row) for row in rows]
     made = Table(title=title or None, title_justify="left", header_style="bold", expand=False)
     for place, column in enumerate(columns):
-        numeric = all(isinstance(row[place], int | float) for row in rows) and bool(rows)
+        numeric = all(isinstance(row[place], int | float) for row in cells) and bool(cells)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         made.add_row(*(cell if isinstance(cell, Text) else _cell(cell) for cell in row))
     return made
 

@@ -167,8 +167,8 @@ def groups(keys: Sequence[str] | Array) -> Iterator[tuple[str, Array]]:
     """The places of each key, in order of its first place; empty keys are left out."""
     keys = np.asarray(keys, object).astype(str)
     order = np.argsort(keys, kind="stable")
-    edges = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]]) if len(keys) else []
-    parts = np.split(order, edges[1:]) if len(keys) else []
+    edges = np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1
+    parts = np.split(order, edges) if len(keys) else []
     for part in sorted(parts, key=lambda part: int(part[0])):
         if keys[part[0]]:
             yield str(keys[part[0]]), part

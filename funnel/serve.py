@@ -1,0 +1,268 @@
+"""
+Processes: all stages in one, or one each, out of the same config.
+
+A stage process loads the published generation, answers for it and for the one before, and follows
+CURRENT. The gateway moves over to a new generation when everyone behind it says that they have it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from funnel.config import STAGES, Config
+from funnel.errors import BadConfig, FunnelError, Unavailable
+from funnel.gateway import Gateway, Serving
+from funnel.generation import Generation, current
+from funnel.log import EventArchive, RequestLog
+from funnel.pipeline import local, pipeline
+from funnel.remote import RemoteStage
+from funnel.service import (
+    FeaturesService,
+    FunnelService,
+    Host,
+    Server,
+    Service,
+    StageService,
+    until_terminated,
+)
+from funnel.stage import Hydrator, Stage
+from funnel.types import Array, Query, Rows
+from recall.popular import Popular
+
+if TYPE_CHECKING:
+    from features.store import Store
+
+log = logging.getLogger(__name__)
+SERVICES = (*STAGES, "features", "gateway")
+CHANNEL_THREADS = 4
+POLL_S = 1.0
+SLACK_S = 0.005  # a remote stage may answer this much after its budget: the caller's wait is exact
+
+Stages = Mapping[str, Mapping[str, Stage]]  # scene -> stage name -> stage
+
+
+def run(name: str, config: Config) -> None:
+    """Serves until SIGTERM or SIGINT. `name` is a service, or `all` for everything in here."""
+    if name not in (*SERVICES, "all"):
+        raise BadConfig(f"unknown service '{name}'; known: {', '.join(SERVICES)}, all")
+    with ExitStack() as stack:
+        servers = opened(name, config, stack)
+        for server in servers:
+            server.start()
+            log.warning("%s serves on %s", name, server.address)
+        until_terminated(servers, config.serve.drain_s)
+
+
+def opened(name: str, config: Config, stack: ExitStack) -> list[Server]:
+    """The servers of a process, not yet started. What they need is closed with the `stack`."""
+    if name in STAGES:
+        return [_stage(name, config, stack)]
+    if name == "features":
+        return [_features(config, stack)]
+    if name == "gateway":
+        return [_gateway(config, stack, remote(config, stack))]
+    features = _features(config, stack)
+    stages = here(config, STAGES, stack)
+    gateway = _gateway(config, stack, (lambda id: stages(id), lambda id: True))
+    return [features, gateway]
+
+
+def here(
+    config: Config, names: tuple[str, ...], stack: ExitStack
+) -> Callable[[str], dict[str, dict[str, Stage]]]:
+    """Loads stages of a generation into this process: scene -> stage name -> stage."""
+    pool = stack.enter_context(ThreadPoolExecutor(CHANNEL_THREADS, "channel"))
+    root = Path(config.build.root)
+    counting = {"prerank", "rank"} & set(names)
+    store = _store(config, stack, start=False) if counting else None
+
+    def load(id: str) -> dict[str, dict[str, Stage]]:
+        generation = Generation.open(root / id)
+        counters: Hydrator = Nothing()
+        if store:
+            counters = _counters(generation, config, store, stack)
+        return local(generation, config, counters, names, pool)
+
+    return load
+
+
+class Nothing:
+    """The counters of a process that scores nothing."""
+
+    def hydrate(self, query: Query, rows: Rows) -> Mapping[str, Array]:
+        return {}
+
+
+def _stage(name: str, config: Config, stack: ExitStack) -> Server:
+    load = here(config, (name,), stack)
+    host = Host(
+        Path(config.build.root),
+        lambda id: {scene: stages[name] for scene, stages in load(id).items()},
+    )
+    address = str(getattr(config.serve, name))
+    return Server(address, [StageService(name, host)], config.serve.workers)
+
+
+def _store(config: Config, stack: ExitStack, start: bool) -> Store:
+    from features.store import Store
+
+    return stack.enter_context(Store.open(config, start))
+
+
+def _counters(generation: Generation, config: Config, store: Store, stack: ExitStack) -> Hydrator:
+    from features.fold import ItemCounters
+    from features.replica import Replica
+
+    replica = Replica(
+        store,
+        ItemCounters.open(generation),
+        generation.items,
+        config.features.settle_ms,
+        generation.manifest.live_position,
+    )
+    stack.callback(replica.close)
+    return replica
+
+
+def _features(config: Config, stack: ExitStack) -> Server:
+    store = _store(config, stack, start=True)
+    seeded(store, config)
+    if config.log.dir:
+        archive = EventArchive(config.log.dir, store, config.log.seconds)
+        stack.callback(archive.close)
+    return Server(config.serve.features, [FeaturesService(store)], config.serve.workers)
+
+
+def seeded(store: Store, config: Config, batch: int = 1000) -> int:
+    """Loads the histories of the published generation into a store that has none; how many."""
+    if store.seeded():
+        return 0
+    root = Path(config.build.root)
+    generation = Generation.open(root / current(root), check=False)
+    if not generation.has("users"):
+        return 0
+    actions, users = generation.manifest.actions, generation.users.table
+    if "item_rows" not in users.column_names:
+        return 0
+
+    def histories() -> Iterator[tuple[str, list[str], list[str], list[int]]]:
+        for start in range(0, len(users), batch):
+            for user in users.slice(start, batch).to_pylist():
+                if user["item_rows"]:
+                    yield (
+                        user["user_id"],
+                        generation.items.item_ids(user["item_rows"]),
+                        [actions[code] for code in user["actions"]],
+                        user["times"],
+                    )
+
+    return store.seed(histories(), generation.id)
+
+
+def remote(
+    config: Config, stack: ExitStack
+) -> tuple[Callable[[str], Stages], Callable[[str], bool]]:
+    """Stages behind their services, and whether all of them have a generation."""
+    wait = {
+        name: SLACK_S
+        + config.serve.budgets
+        * max(getattr(scene, name).budget_ms for scene in config.scenes.values())
+        / 1e3
+        for name in STAGES
+    }
+    stages = {name: RemoteStage(getattr(config.serve, name), name, wait[name]) for name in STAGES}
+    for stage in stages.values():
+        stack.callback(stage.close)
+    return (
+        lambda id: dict.fromkeys(config.scenes, stages),
+        lambda id: all(stage.ready(id) for stage in stages.values()),
+    )
+
+
+def _gateway(
+    config: Config,
+    stack: ExitStack,
+    behind: tuple[Callable[[str], Stages], Callable[[str], bool]],
+) -> Server:
+    stages, ready = behind
+    # Deadlines and the store wait on these threads; the stages' own work has others.
+    pool = stack.enter_context(ThreadPoolExecutor(4 * config.serve.workers, "budget"))
+    store = _store(config, stack, start=False)
+    requests = None
+    if config.log.dir:
+        requests = RequestLog(config.log.dir, config.log.rows, config.log.seconds)
+        stack.callback(requests.close)
+    follower = Follower(config, stages, ready, pool)
+    gateway = Gateway(config, follower.first(), store, pool, requests)
+    stack.callback(follower.close)
+    follower.follow(gateway)
+    services: Sequence[Service] = [FunnelService(gateway)]
+    return Server(config.serve.gateway, services, config.serve.workers)
+
+
+class Follower:
+    """Moves a gateway to what is published, as soon as everyone behind it is ready for it."""
+
+    def __init__(
+        self,
+        config: Config,
+        stages: Callable[[str], Stages],
+        ready: Callable[[str], bool],
+        pool: Executor,
+    ):
+        self.config, self.stages, self.ready, self.pool = config, stages, ready, pool
+        self.root = Path(config.build.root)
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def serving(self, id: str) -> Serving:
+        """The funnels of a generation, with the policy of each scene around its stages."""
+        generation = Generation.open(self.root / id)
+        popular = Popular.open(generation, self.config)
+        factor = self.config.serve.budgets
+        funnels = {
+            scene: pipeline(stages, self.config.scenes[scene], popular, self.pool, factor)
+            for scene, stages in self.stages(id).items()
+        }
+        return Serving(generation, funnels)
+
+    def first(self, wait_s: float = 60.0) -> Serving:
+        """The published generation. Stages that are not there in time are done without."""
+        id = current(self.root)
+        due = time.monotonic() + wait_s
+        while not self.ready(id) and time.monotonic() < due:
+            time.sleep(0.1)
+        return self.serving(id)
+
+    def follow(self, gateway: Gateway) -> None:
+        self._thread = threading.Thread(target=self._work, args=(gateway,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self, gateway: Gateway) -> None:
+        failed = ""
+        while not self._closed.wait(POLL_S):
+            try:
+                published = current(self.root)
+                if published in (gateway.serving.generation.id, failed):
+                    continue
+                if self.ready(published):
+                    failed = published
+                    gateway.serving = self.serving(published)
+                    failed = ""
+                    log.warning("the gateway moved to generation %s", published)
+            except Unavailable as error:
+                log.warning("waits with generation %s: %s", gateway.serving.generation.id, error)
+            except FunnelError as error:
+                log.error("stays with generation %s: %s", gateway.serving.generation.id, error)
