@@ -12,6 +12,7 @@ import redis
 
 from features.fold import DAY_MS, counted, counter_names
 from features.store import Store
+from features.tokens import write_tokens
 from funnel.catalogue import write_catalogue
 from funnel.config import Config, parse
 from funnel.generation import Generation, Manifest
@@ -68,6 +69,8 @@ def make_generation(
             config.data.multi,
             (*config.data.numeric, "created_at", "available"),
         )
+        if "tokens" not in without:
+            write_tokens(path / "items", TITLES)
         users = pa.table({"user_id": ["ann", "bob"], "country": ["fr", None]})
         write_catalogue(path / "users", users, ["country"], [], [], key="user_id")
         random = np.random.default_rng(3)

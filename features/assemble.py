@@ -1,0 +1,336 @@
+"""
+A query and its candidates as numbers: the matrix for trees and the fields for torch.
+
+The same code makes the training matrices out of logged requests and the rows that are scored, so
+training and serving cannot differ. n candidates, M numeric features, K categorical fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import tokens
+from features.crosses import (
+    Past,
+    affinity,
+    affinity_multi,
+    gap,
+    gathered,
+    matched,
+    near,
+    touched,
+)
+from features.fold import DAY_MS, IMPRESSION, ItemCounters, counted
+from features.spec import LAST, STRENGTH, Spec, difference
+from funnel.catalogue import Catalogue, id_hash
+from funnel.config import Config
+from funnel.errors import BadConfig, BadGeneration
+from funnel.generation import Generation
+from funnel.types import NO_ITEM, Array, Candidates, Floats, Query, Rows
+
+MOST_BUCKETS = 1 << 20
+VECTORS = ("behaviour", "text")
+Columns = Mapping[str, Array | float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fields:
+    """What embeddings are looked up by. Codes are from 1; 0 is missing or unknown.
+
+    The history is oldest first and holds every action; its `items` have the columns of
+    `Assembler.item_fields`.
+    """
+
+    ids: NDArray[np.int32]  # (n, K)
+    numbers: Floats  # (n, M) the matrix, NaN where missing
+    multi: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]  # offsets (n + 1,), codes
+    rows: Rows  # (h,)
+    actions: NDArray[np.int8]  # (h,)
+    hours: Floats  # (h,) since the action
+    items: NDArray[np.int32]  # (h, item fields)
+
+
+class Assembler:
+    """Assembles the features of one generation for the requests of one scene.
+
+    Raises `BadConfig` when the running config means other features than the generation has.
+    """
+
+    def __init__(self, generation: Generation, config: Config, scene: str = ""):
+        built = generation.config
+        if Spec.of(config).hash != Spec.of(built).hash:
+            raise BadConfig(
+                f"the config means other features than generation {generation.id} was built with "
+                f"({difference(Spec.of(config), Spec.of(built))}): build again, or put the config "
+                "back"
+            )
+        self.spec = Spec.of(built, scene)
+        self.names = self.spec.names("numeric")
+        self.categorical = self.spec.names("categorical")  # the columns of `Fields.ids`
+        self.multi = self.spec.names("multi")
+        data, items = built.data, generation.items
+        self.item_fields = ("item", *(f"item.{name}" for name in data.categorical))
+        self._config, self._n = built, len(items)
+        positive = [built.data.positive.get(a, 0.0) for a in generation.manifest.actions]
+        self._positive = np.array([*positive, 0.0])  # the last for the code -1
+        self._counters = ItemCounters.open(generation).names
+        self._prior = _prior(generation)
+        self._vectors = {
+            space: _vectors(generation, space)
+            for space in VECTORS
+            if generation.has(f"vector/{space}.npy")
+        }
+        self._tokens = _tokens(generation)
+        self._defaults = [
+            (place, feature.default)
+            for place, feature in enumerate(f for f in self.spec.features if f.kind == "numeric")
+            if not np.isnan(feature.default)
+        ]
+        # What the data set does not have is None here, NaN or 0 in the features.
+        self._codes = {
+            name: np.asarray(items.codes(name)) if items.has("codes", name) else None
+            for name in data.categorical
+        }
+        self._multi = {
+            name: (np.asarray(items.offsets(name)), np.asarray(items.codes(name)))
+            if items.has("offsets", name)
+            else None
+            for name in data.multi
+        }
+        self._numbers = {
+            name: np.asarray(items.numbers(name)) if items.has("number", name) else None
+            for name in (*data.numeric, "created_at", "available")
+        }
+        self.vocab = self._sizes(generation)
+        self._table = self._item_table(generation)
+
+    def matrix(self, query: Query, candidates: Candidates) -> Floats:
+        """(n, M) float32, C-contiguous, in the order of `names`; NaN where missing."""
+        rows, n = candidates.rows, len(candidates)
+        columns: dict[str, Array | float] = {}
+        past = Past.of(query, self._n, self._positive)
+        liked = past.liked()
+        columns |= self._live(candidates)
+        columns |= self._item(query, rows)
+        columns |= self._evidence(candidates)
+        columns |= self._asked(query, rows)
+        columns |= self._tastes(rows, liked)
+        columns["seen.count"], columns["seen.hours"] = touched(rows, past)
+        for space in VECTORS:
+            columns |= self._near(space, query, rows, liked.rows[-LAST:])
+        matrix = np.empty((len(self.names), n), np.float32)
+        for place, name in enumerate(self.names):
+            matrix[place] = columns[name]
+        matrix[np.isinf(matrix)] = np.nan
+        for place, default in self._defaults:
+            column = matrix[place]
+            column[np.isnan(column)] = default
+        return np.ascontiguousarray(matrix.T)
+
+    def fields(self, query: Query, candidates: Candidates) -> Fields:
+        """The codes for embeddings beside the matrix."""
+        rows = candidates.rows
+        ids = np.zeros((len(rows), len(self.categorical)), np.int32)
+        for place, name in enumerate(self.categorical):
+            if name in self.item_fields:
+                ids[:, place] = self._table[rows, self.item_fields.index(name)]
+            else:
+                ids[:, place] = self._constant(query, name)
+        multi = {f"item.{name}": self._ragged(name, rows) for name in self._multi}
+        history = query.history
+        keep = (history.rows >= 0) & (history.rows < self._n)
+        done = history.rows[keep]
+        return Fields(
+            ids,
+            self.matrix(query, candidates),
+            multi,
+            done,
+            history.actions[keep],
+            (np.maximum(query.at - history.times[keep], 0) / 3_600_000).astype(np.float32),
+            self._table[done],
+        )
+
+    def _live(self, candidates: Candidates) -> Columns:
+        columns, n = candidates.columns, len(candidates)
+        missing = np.full(n, np.nan, np.float32)
+        counts = np.stack([columns.get(name, missing) for name in self._counters])  # (C, n)
+        # Not np.log1p, which is three times slower: what it keeps of tiny counts says nothing.
+        logs = np.log(counts + 1)
+        found: dict[str, Array | float] = {
+            f"log.{name}": column for name, column in zip(self._counters, logs, strict=True)
+        }
+        half_lives = self._config.features.half_lives
+        actions = counted(self._config)
+        counts, logs = (x.reshape(len(actions), len(half_lives), n) for x in (counts, logs))
+        shown = counts[actions.index(IMPRESSION)] + np.float32(STRENGTH)
+        short, long = np.argmin(half_lives), np.argmax(half_lives)
+        share = np.float32(half_lives[short] / half_lives[long])
+        for a, action in enumerate(actions):
+            if action == IMPRESSION:
+                continue
+            rates = (counts[a] + (self._prior[a] * STRENGTH)[:, None]) / shown
+            for h, days in enumerate(half_lives):
+                found[f"rate.{action}.{days:g}d"] = rates[h]
+            if len(half_lives) > 1:
+                found[f"trend.{action}"] = logs[a, short] - np.log(counts[a, long] * share + 1)
+        return found
+
+    def _item(self, query: Query, rows: Rows) -> Columns:
+        found: dict[str, Array | float] = {
+            f"item.{name}": np.nan if numbers is None else numbers[rows]
+            for name, numbers in self._numbers.items()
+        }
+        created = self._numbers["created_at"]
+        age = np.nan if created is None else np.maximum((query.at - created[rows]) / DAY_MS, 0.0)
+        return found | {"age.days": age}
+
+    def _evidence(self, candidates: Candidates) -> Columns:
+        found: dict[str, Array | float] = {}
+        returned = np.zeros(len(candidates), np.float32)
+        for name in self.spec.names("numeric"):
+            if name == "recall" or name.startswith("recall."):
+                column = candidates.columns.get(name)
+                found[name] = np.nan if column is None else column
+                if column is not None and name not in ("recall", "recall.channels"):
+                    returned += ~np.isnan(column)
+        return found | {"recall.channels": returned}
+
+    def _asked(self, query: Query, rows: Rows) -> Columns:
+        asked = tokens.codes(query.text)
+        found: dict[str, Array | float] = {
+            "query.words": float(len(asked)),
+            "query.actions": float(len(query.history)),
+            "query.hour": float(_hour(query.at)),
+            "query.weekday": float(_weekday(query.at)),
+            "title.query": np.nan,
+            "title.covered": np.nan,
+        }
+        if self._tokens is not None:
+            found["title.query"], found["title.covered"] = matched(*self._tokens, rows, asked)
+        for name, codes in self._codes.items():
+            code = codes[query.item] if codes is not None and self._known(query.item) else -1
+            found[f"same.{name}"] = (
+                np.nan if codes is None or code < 0 else (codes[rows] == code).astype(np.float32)
+            )
+        return found
+
+    def _tastes(self, rows: Rows, liked: Past) -> Columns:
+        found: dict[str, Array | float] = {}
+        for name, codes in self._codes.items():
+            found[f"affinity.{name}"] = np.nan if codes is None else affinity(codes, rows, liked)
+        for name, table in self._multi.items():
+            found[f"affinity.{name}"] = (
+                np.nan if table is None else affinity_multi(*table, rows, liked)
+            )
+        for name in self._config.data.numeric:
+            numbers = self._numbers[name]
+            found[f"gap.{name}"] = np.nan if numbers is None else gap(numbers, rows, liked)
+        return found
+
+    def _near(self, space: str, query: Query, rows: Rows, liked: Rows) -> Columns:
+        if space not in self._vectors:
+            return {f"{space}.{name}": np.nan for name in ("last", "max", "mean", "item")}
+        item = query.item if self._known(query.item) else NO_ITEM
+        cosines = near(self._vectors[space], rows, liked, item)
+        return {f"{space}.{name}": column for name, column in cosines.items()}
+
+    def _ragged(self, name: str, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """The values of a multi-valued attribute: offsets (n + 1,) and codes from 1."""
+        table = self._multi[name]
+        if table is None:
+            return np.zeros(len(rows) + 1, np.int64), np.empty(0, np.int32)
+        _, codes, lengths = gathered(*table, rows)
+        return np.concatenate([[0], np.cumsum(lengths)]), (codes + 1).astype(np.int32)
+
+    def _known(self, row: int) -> bool:
+        return 0 <= row < self._n
+
+    def _constant(self, query: Query, name: str) -> int:
+        """The code of a field that is the same for all candidates."""
+        if name == "user":
+            buckets = self.vocab["user"] - 1
+            return id_hash(query.user_id) % buckets + 1 if query.user_id else 0
+        if name == "query.hour":
+            return _hour(query.at) + 1
+        if name == "query.weekday":
+            return _weekday(query.at) + 1
+        value = query.user.get(name.removeprefix("user."))
+        code = -1 if value is None else int(np.asarray(value))
+        return code + 1 if 0 <= code < self.vocab[name] - 1 else 0
+
+    def _sizes(self, generation: Generation) -> dict[str, int]:
+        """The number of codes of every field, 0 included."""
+        data, items = self._config.data, generation.items
+        users = generation.users if generation.has("users") else None
+        sizes = {"item": buckets(self._n) + 1, "user": buckets(len(users) if users else 0) + 1}
+        sizes |= {"query.hour": 25, "query.weekday": 8}
+        for name in (*data.categorical, *data.multi):
+            sizes[f"item.{name}"] = _values(items, name) + 1
+        for name in data.user_categorical:
+            sizes[f"user.{name}"] = (_values(users, name) if users else 0) + 1
+        return {name: sizes[name] for name in (*self.categorical, *self.multi)}
+
+    def _item_table(self, generation: Generation) -> NDArray[np.int32]:
+        """(items, item fields) the codes of every item."""
+        table = np.zeros((self._n, len(self.item_fields)), np.int32)
+        hashes = generation.array("items/hash") % np.uint64(self.vocab["item"] - 1)
+        table[generation.array("items/hash_rows"), 0] = hashes + np.uint64(1)
+        for place, codes in enumerate(self._codes.values(), 1):
+            if codes is not None:
+                table[:, place] = codes + 1
+        return table
+
+
+def buckets(ids: int) -> int:
+    """Hash buckets for that many ids: few collisions, and the same while a catalogue grows."""
+    return int(min(max(1 << (4 * ids - 1).bit_length(), 1 << 10), MOST_BUCKETS))
+
+
+def _hour(at: int) -> int:
+    return at // 3_600_000 % 24
+
+
+def _weekday(at: int) -> int:
+    return (at // DAY_MS + 3) % 7  # 1970 began on a Thursday
+
+
+def _values(catalogue: Catalogue, name: str) -> int:
+    return len(catalogue.values(name)) if catalogue.has("codes", name) else 0
+
+
+def _prior(generation: Generation) -> NDArray[np.float32]:
+    """(actions, half-lives) each action's rate over all impressions; NaN without impressions."""
+    counters = ItemCounters.open(generation)
+    actions, half_lives = counted(generation.config), generation.config.features.half_lives
+    totals = np.asarray(counters.state).sum(axis=0).reshape(len(actions), len(half_lives))
+    shown = totals[actions.index(IMPRESSION)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates: NDArray[np.float32] = np.where(shown > 0, totals / shown, np.nan).astype(np.float32)
+    return rates
+
+
+def _vectors(generation: Generation, space: str) -> Array:
+    vectors = np.asarray(generation.array(f"vector/{space}"))
+    if vectors.ndim != 2 or len(vectors) != len(generation.items):
+        raise BadGeneration(
+            f"{generation.path}/vector/{space} has {len(vectors)} rows for "
+            f"{len(generation.items)} items: build the generation again"
+        )
+    return vectors
+
+
+def _tokens(generation: Generation) -> tuple[Array, Array] | None:
+    if not generation.has(f"items/{tokens.OFFSETS}.npy"):
+        return None
+    offsets = np.asarray(generation.array(f"items/{tokens.OFFSETS}"))
+    codes = np.asarray(generation.array(f"items/{tokens.CODES}"))
+    if len(offsets) != len(generation.items) + 1 or offsets[-1] != len(codes):
+        raise BadGeneration(
+            f"{generation.path}/items/{tokens.OFFSETS}.npy does not fit the catalogue: "
+            "build the generation again"
+        )
+    return offsets, codes

@@ -1,0 +1,171 @@
+"""
+What a user did, held against many items at once. n candidates, h actions.
+
+Every value of an item depends on that item and the user alone, never on the other candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.fold import DAY_MS
+from features.spec import AFFINITY_DAYS, AGE_DAYS
+from funnel.types import Array, Floats, Query, Rows
+
+HOUR_MS = 3_600_000
+FEW = 16  # words that are faster compared one by one
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """A history as columns, oldest first; rows that the generation does not have are left out."""
+
+    rows: Rows  # (h,)
+    ages: NDArray[np.int64]  # (h,) ms before the query
+    weights: NDArray[np.float64]  # (h,) decayed, 0 for actions that are not positive
+
+    @staticmethod
+    def of(query: Query, items: int, positive: NDArray[np.float64]) -> Past:
+        """`positive` has the weight of every action code; -1 is the last."""
+        history = query.history
+        ages = np.maximum(query.at - history.times, 0)
+        keep = (history.rows >= 0) & (history.rows < items) & (ages <= AGE_DAYS * DAY_MS)
+        rows, ages, actions = history.rows[keep], ages[keep], history.actions[keep]
+        weights = positive[actions] * np.exp2(-ages / (AFFINITY_DAYS * DAY_MS))
+        return Past(rows, ages, weights)
+
+    def liked(self) -> Past:
+        """The positive part."""
+        keep = self.weights > 0
+        return Past(self.rows[keep], self.ages[keep], self.weights[keep])
+
+
+def affinity(codes: Array, rows: Rows, liked: Past) -> Floats:
+    """(n,) share of the liked weight with the item's code; NaN without a code or any weight."""
+    own, theirs = codes[rows], codes[liked.rows]
+    known = theirs >= 0
+    shares = _Shares.of(theirs[known], liked.weights[known])
+    found: Floats = np.where(own >= 0, shares.at(own), np.nan).astype(np.float32)
+    return found
+
+
+def affinity_multi(offsets: Array, codes: Array, rows: Rows, liked: Past) -> Floats:
+    """(n,) mean over an item's codes of the share of the liked weight that has the code."""
+    place, theirs, lengths = gathered(offsets, codes, liked.rows)
+    total = liked.weights[lengths > 0].sum()
+    shares = _Shares.of(theirs, liked.weights[place], total)
+    place, own, lengths = gathered(offsets, codes, rows)
+    sums = np.bincount(place, shares.at(own), len(rows))
+    return _over(sums, lengths)
+
+
+def gap(numbers: Array, rows: Rows, liked: Past) -> Floats:
+    """(n,) s(x) minus the weighted mean of s over the liked items."""
+    theirs, own = squashed(numbers[liked.rows]), squashed(numbers[rows])
+    known = ~np.isnan(theirs)
+    total = liked.weights[known].sum()
+    if total <= 0:
+        return np.full(len(rows), np.nan, np.float32)
+    mean = (theirs[known] * liked.weights[known]).sum() / total
+    return np.asarray(own - mean, np.float32)
+
+
+def squashed(x: Array) -> Array:
+    """s(x) = sign(x) log1p(|x|)"""
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def touched(rows: Rows, past: Past) -> tuple[Floats, Floats]:
+    """How often the user acted on each item (n,), and the hours since the last time (n,)."""
+    if not len(past.rows):
+        return np.zeros(len(rows), np.float32), np.full(len(rows), np.nan, np.float32)
+    distinct, place = np.unique(past.rows, return_inverse=True)
+    ages = np.full(len(distinct), np.inf)
+    np.minimum.at(ages, place, past.ages)
+    found = np.minimum(np.searchsorted(distinct, rows), len(distinct) - 1)
+    hit = distinct[found] == rows
+    count = np.where(hit, np.bincount(place)[found], 0).astype(np.float32)
+    hours = np.where(hit, ages[found] / HOUR_MS, np.nan).astype(np.float32)
+    return count, hours
+
+
+def near(vectors: Array, rows: Rows, liked: Rows, item: int) -> Mapping[str, Floats]:
+    """(n,) cosines: `last`, `max`, `mean` over the liked items, oldest first, and to `item`.
+
+    NaN for items without a vector (all zero), and where nothing is there to compare with.
+    """
+    n, missing = len(rows), np.full(len(rows), np.nan, np.float32)
+    others = np.append(liked, item) if item >= 0 else liked
+    if not n or not len(others):
+        return dict.fromkeys(("last", "max", "mean", "item"), missing)
+    own, theirs = np.asarray(vectors[rows], np.float32), np.asarray(vectors[others], np.float32)
+    lengths, cosines = norms(own), (theirs / norms(theirs)[:, None]) @ own.T
+    cosines /= lengths  # (len(others), n); NaN for zero vectors
+    asked = cosines[len(liked)] if item >= 0 else missing
+    known = cosines[: len(liked)][theirs[: len(liked)].any(axis=1)]
+    if not len(known):
+        return {"last": missing, "max": missing, "mean": missing, "item": asked}
+    return {"last": known[-1], "max": known.max(0), "mean": known.mean(0), "item": asked}
+
+
+def norms(vectors: Floats) -> Floats:
+    """(n,) lengths of the rows, NaN instead of 0."""
+    lengths: Floats = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    lengths[lengths == 0] = np.nan
+    return lengths
+
+
+def matched(offsets: Array, codes: Array, rows: Rows, asked: Array) -> tuple[Floats, Floats]:
+    """The share of `asked` (rising codes) that each item has, and the share of its codes asked."""
+    place, own, lengths = gathered(offsets, codes, rows)
+    if not len(asked):
+        missing = np.full(len(rows), np.nan, np.float32)
+        return missing, missing
+    if len(asked) <= FEW:
+        hit = np.zeros(len(own), bool)
+        for code in asked:
+            hit |= own == code
+    else:
+        hit = asked[np.minimum(np.searchsorted(asked, own), len(asked) - 1)] == own
+    hits = np.bincount(place[hit], minlength=len(rows))
+    return (hits / len(asked)).astype(np.float32), _over(hits, lengths)
+
+
+def gathered(offsets: Array, codes: Array, rows: Rows) -> tuple[Array, Array, Array]:
+    """The codes of some rows of a CSR table: (which of `rows` (m,), code (m,), lengths (n,))."""
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
+    place = np.repeat(np.arange(len(rows)), lengths)
+    first = np.cumsum(lengths) - lengths  # where each row's codes begin in the result
+    return place, codes[np.arange(len(place)) + (starts - first)[place]], lengths
+
+
+def _over(sums: Array, counts: Array) -> Floats:
+    """sums / counts, NaN where there is nothing."""
+    result = np.full(len(sums), np.nan, np.float32)
+    np.divide(sums, counts, out=result, where=counts > 0, casting="unsafe")
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shares:
+    """Weight by code, as a share of the total; NaN when there is no weight at all."""
+
+    codes: Array  # distinct, rising
+    shares: NDArray[np.float64]
+
+    @staticmethod
+    def of(codes: Array, weights: Array, total: float | None = None) -> _Shares:
+        distinct, place = np.unique(codes, return_inverse=True)
+        total = weights.sum() if total is None else total
+        return _Shares(distinct, np.bincount(place, weights, len(distinct)) / (total or np.nan))
+
+    def at(self, codes: Array) -> NDArray[np.float64]:
+        if not len(self.codes):
+            return np.full(len(codes), np.nan)
+        found = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
+        return np.where(self.codes[found] == codes, self.shares[found], 0.0)

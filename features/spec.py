@@ -1,0 +1,174 @@
+"""
+Every feature, declared once. The jobs, the live store and the assembler go by these declarations.
+
+Which there are follows from the config: what its columns are for, which actions are positive, the
+half-lives and the channels. The hash of the list is part of a generation, and a model takes no
+other features than those it was trained with.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from typing import Literal
+
+from features.fold import IMPRESSION, counted, counter_names
+from funnel.config import CHANNELS, Config
+
+VERSION = 1  # rises when a formula changes that the declarations below do not spell out
+STRENGTH = 20.0  # impressions that the prior of a rate is worth
+AFFINITY_DAYS = 14.0  # half-life of an action's weight in affinities
+AGE_DAYS = 365.0  # older actions do not count in crosses
+LAST = 20  # newest positive actions that vectors are compared with
+
+Kind = Literal["numeric", "categorical", "multi", "sequence"]
+Source = Literal["item", "user", "query", "live", "cross", "recall"]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One feature. Numeric ones are columns of the matrix, NaN where missing unless `default`
+    says otherwise; `age_days` is how old an action may be to count."""
+
+    name: str
+    kind: Kind
+    source: Source
+    formula: str
+    default: float = math.nan
+    age_days: float = math.inf
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The features in the order of their columns."""
+
+    features: tuple[Feature, ...]
+
+    @staticmethod
+    def of(config: Config, scene: str = "") -> Spec:
+        """The features of a scene; without one, or for an unknown one, with every channel."""
+        return Spec(
+            (
+                *_live(config),
+                *_item(config),
+                *_query(),
+                *_recall(config, scene),
+                *_cross(config),
+                *_fields(config),
+            )
+        )
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features if feature.kind == kind)
+
+    @property
+    def hash(self) -> str:
+        """The same in every process for the same features."""
+        table = [VERSION, [asdict(feature) for feature in self.features]]
+        return blake2b(json.dumps(table, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def channels_of(config: Config, scene: str) -> tuple[str, ...]:
+    """The channels of a scene in a fixed order, whatever their limits."""
+    if scene not in config.scenes:
+        return CHANNELS
+    named: Sequence[str] = tuple(config.scenes[scene].recall.channels)
+    return tuple(name for name in CHANNELS if name in named)
+
+
+def _live(config: Config) -> Iterator[Feature]:
+    half_lives = config.features.half_lives
+    for name in counter_names(counted(config), half_lives):
+        yield Feature(f"log.{name}", "numeric", "live", f"log1p({name})")
+    wanted = [action for action in counted(config) if action != IMPRESSION]
+    for action in wanted:
+        for days in half_lives:
+            yield Feature(
+                f"rate.{action}.{days:g}d",
+                "numeric",
+                "live",
+                f"(live.{action} + prior*{STRENGTH:g}) / (live.{IMPRESSION} + {STRENGTH:g}), "
+                "prior = the generation's rate over all items",
+            )
+    for action in wanted if len(half_lives) > 1 else ():
+        short, long = min(half_lives), max(half_lives)
+        formula = f"log1p({short:g}d) - log1p({long:g}d * {short:g}/{long:g})"
+        yield Feature(f"trend.{action}", "numeric", "live", formula)
+
+
+def _item(config: Config) -> Iterator[Feature]:
+    for name in dict.fromkeys((*config.data.numeric, "available")):
+        yield Feature(f"item.{name}", "numeric", "item", name)
+    yield Feature("age.days", "numeric", "item", "query.at - created_at, at least 0")
+
+
+def _query() -> Iterator[Feature]:
+    yield Feature("query.words", "numeric", "query", "distinct words of the text")
+    yield Feature("query.actions", "numeric", "query", "length of the history")
+    yield Feature("query.hour", "numeric", "query", "hour of query.at, UTC")
+    yield Feature("query.weekday", "numeric", "query", "day of query.at, UTC, Monday 0")
+
+
+def _recall(config: Config, scene: str) -> Iterator[Feature]:
+    yield Feature("recall", "numeric", "recall", "fused score")
+    for name in channels_of(config, scene):
+        yield Feature(f"recall.{name}", "numeric", "recall", "score in the channel")
+    yield Feature("recall.channels", "numeric", "recall", "channels that returned it", default=0.0)
+
+
+def _cross(config: Config) -> Iterator[Feature]:
+    weights = ", ".join(f"{a}={w:g}" for a, w in sorted(config.data.positive.items()))
+    decayed = f"positive actions ({weights}) decayed by half every {AFFINITY_DAYS:g} days"
+
+    def cross(name: str, formula: str, default: float = math.nan) -> Feature:
+        return Feature(name, "numeric", "cross", formula, default, AGE_DAYS)
+
+    for name in config.data.categorical:
+        yield cross(f"affinity.{name}", f"share of {decayed} with the item's {name}")
+    for name in config.data.multi:
+        yield cross(f"affinity.{name}", f"mean over the item's {name} of the share of {decayed}")
+    for name in config.data.numeric:
+        formula = f"s({name}) - mean of s over {decayed}; s(x) = sign(x) log1p(|x|)"
+        yield cross(f"gap.{name}", formula)
+    yield cross("seen.count", "actions of the user on the item", default=0.0)
+    yield cross("seen.hours", "hours since the last of them")
+    for space in ("behaviour", "text"):
+        yield cross(f"{space}.last", "cosine to the newest positive action")
+        yield cross(f"{space}.max", f"largest cosine to the last {LAST} positive actions")
+        yield cross(f"{space}.mean", f"mean cosine to the last {LAST} positive actions")
+        yield cross(f"{space}.item", "cosine to the item that the query asks about")
+    for name in config.data.categorical:
+        yield cross(f"same.{name}", f"the same {name} as the item that the query asks about")
+    yield cross("title.query", "share of the query's words in the title")
+    yield cross("title.covered", "share of the title's words in the query")
+
+
+def _fields(config: Config) -> Iterator[Feature]:
+    data = config.data
+    yield Feature("item", "categorical", "item", "hash of the item id in buckets, from 1")
+    for name in data.categorical:
+        yield Feature(f"item.{name}", "categorical", "item", f"code of {name}, from 1")
+    yield Feature("user", "categorical", "user", "hash of the user id in buckets, from 1")
+    for name in data.user_categorical:
+        yield Feature(f"user.{name}", "categorical", "user", f"code of {name}, from 1")
+    yield Feature("query.hour", "categorical", "query", "hour of query.at, UTC, from 1")
+    yield Feature("query.weekday", "categorical", "query", "day of query.at, UTC, from 1")
+    for name in data.multi:
+        yield Feature(f"item.{name}", "multi", "item", f"codes of {name}, from 1")
+    yield Feature("history", "sequence", "query", "item fields of the actions, oldest first")
+
+
+def difference(ours: Spec, theirs: Spec) -> str:
+    """What the first has that the second has not, and the other way round, in a line."""
+    mine = {(f.kind, f.name): f.formula for f in ours.features}
+    other = {(f.kind, f.name): f.formula for f in theirs.features}
+    said = {
+        "adds": [name for kind, name in mine if (kind, name) not in other],
+        "lacks": [name for kind, name in other if (kind, name) not in mine],
+        "changes": [f[1] for f in mine if f in other and mine[f] != other[f]],
+    }
+    parts = [f"it {verb} {', '.join(names[:5])}" for verb, names in said.items() if names]
+    return "; ".join(parts) or "the order of the features"
