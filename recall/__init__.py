@@ -16,7 +16,7 @@ from funnel.stage import Retrieve, Stage
 from funnel.types import Candidates, Query
 from recall.bm25 import BM25
 from recall.channel import Bound, Channel
-from recall.filters import allowed
+from recall.filters import Filters
 from recall.fusion import WeightedSum, weights_of
 from recall.item_cf import ItemCF
 from recall.popular import Popular
@@ -28,6 +28,7 @@ class Parts:
     """The channels of one generation, loaded once for all scenes."""
 
     channels: Mapping[str, Channel]
+    filters: Filters
 
     @staticmethod
     def open(generation: Generation, config: Config) -> Parts:
@@ -47,15 +48,15 @@ class Parts:
             found["item_cf"] = ItemCF.open(generation, config)
         if "popular" in wanted:
             found["popular"] = Popular.open(generation, config)
-        return Parts({name: channel for name, channel in found.items() if channel is not None})
+        channels = {name: channel for name, channel in found.items() if channel is not None}
+        return Parts(channels, Filters.open(generation, config))
 
 
 @dataclass(frozen=True, eq=False)
 class Recall:
     """One scene's channels, bound to what each request allows."""
 
-    generation: Generation
-    config: Config
+    filters: Filters
     channels: Mapping[str, Channel]
     limits: Mapping[str, int]
     fuse: WeightedSum
@@ -63,7 +64,7 @@ class Recall:
     pool: Executor | None
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
-        mask = allowed(query, self.generation, self.config)
+        mask = self.filters.allowed(query)
         sources = {
             name: Bound(channel, mask, self.limits[name]) for name, channel in self.channels.items()
         }
@@ -85,8 +86,7 @@ def build(
         name: c.limit for name, c in channels.items() if c.limit and name in parts.channels
     }
     return Recall(
-        generation,
-        config,
+        parts.filters,
         {name: parts.channels[name] for name in limits},
         limits,
         WeightedSum(weights_of(generation, scene, settings)),

@@ -4,94 +4,128 @@ Which items a request may return: its filters and exclusions as one bitmap that 
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
+from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.errors import BadQuery
 from funnel.generation import Generation
-from funnel.types import Filter, Query
+from funnel.types import NO_ITEM, Array, Filter, Query
 
 Mask = NDArray[np.bool_]
 
 
-def allowed(query: Query, generation: Generation, config: Config) -> Mask | None:
-    """(n,) True where an item may be returned; None where all may.
+@dataclass(frozen=True, eq=False)
+class Filters:
+    """The attributes of one generation that requests may filter on."""
 
-    Items with `available` = false are never returned. Raises `BadQuery` for an attribute that is
-    not filterable, or a condition that does not fit its kind.
-    """
-    items, mask = generation.items, None
-    if items.has("number", "available"):
-        mask = items.numbers("available") != 0
-        mask = None if mask.all() else mask
-    for condition in query.filters:
-        held = holds(condition, generation, config)
-        mask = held if mask is None else mask & held
-    excluded = query.excluded[(query.excluded >= 0) & (query.excluded < len(items))]
-    if len(excluded):
-        mask = np.ones(len(items), bool) if mask is None else mask.copy()
-        mask[excluded] = False
-    return mask
+    items: Catalogue
+    kinds: dict[str, str]  # filterable attribute -> codes, offsets or number
+    available: Mask | None  # (n,) False for what is never returned; None where all may be
+
+    @staticmethod
+    def open(generation: Generation, config: Config) -> Filters:
+        """Attributes that the config names and the catalogue lacks are not filterable."""
+        items, available = generation.items, None
+        kinds = {
+            name: kind
+            for name in config.data.filterable
+            for kind in ("number", "codes", "offsets")  # a multi-valued one has codes as well
+            if items.has(kind, name)
+        }
+        if items.has("number", "available"):
+            mask = items.numbers("available") != 0  # not known counts as available
+            available = None if mask.all() else mask
+        return Filters(items, kinds, available)
+
+    def allowed(self, query: Query) -> Mask | None:
+        """(n,) True where an item may be returned; None where all may.
+
+        Never: what is not available, what the query excludes, and the item that it asks about.
+        Raises `BadQuery` for an attribute that is not filterable here, or a condition that does
+        not fit it.
+        """
+        mask = self.available
+        for condition in query.filters:
+            held = self.holds(condition)
+            mask = held if mask is None else mask & held
+        n, excluded = len(self.items), query.excluded
+        if query.item != NO_ITEM:
+            excluded = np.append(excluded, np.int32(query.item))
+        excluded = excluded[(excluded >= 0) & (excluded < n)]
+        if len(excluded):
+            mask = np.ones(n, bool) if mask is None else mask.copy()
+            mask[excluded] = False
+        return mask
+
+    def holds(self, condition: Filter) -> Mask:
+        """(n,) True where the condition holds. An item without the attribute fails a condition and
+        passes an excluded one."""
+        name = condition.attribute
+        if name not in self.kinds:
+            known = ", ".join(self.kinds) or "nothing"
+            raise BadQuery(f"cannot filter on '{name}'; filterable here: {known}")
+        bounded = condition.low is not None or condition.high is not None
+        if bounded == bool(condition.any_of):
+            raise BadQuery(
+                f"the filter on '{name}' needs either values or bounds, not both or neither"
+            )
+        if self.kinds[name] == "number":
+            held = self._number(condition)
+        elif bounded:
+            raise BadQuery(f"'{name}' has values, not numbers: filter it by values")
+        else:
+            held = self._value(condition)
+        return ~held if condition.exclude else held
+
+    def _number(self, condition: Filter) -> Mask:
+        name, values = condition.attribute, self.items.numbers(condition.attribute)
+        if condition.any_of:
+            return np.isin(values, [_number(name, text) for text in condition.any_of])
+        low = -math.inf if condition.low is None else condition.low
+        high = math.inf if condition.high is None else condition.high
+        if math.isnan(low) or math.isnan(high):
+            raise BadQuery(f"a bound of the filter on '{name}' is not a number")
+        if low > high:
+            raise BadQuery(f"the filter {low:g} <= {name} <= {high:g} is empty: swap the bounds")
+        held: Mask = (values >= low) & (values <= high)
+        return held
+
+    def _value(self, condition: Filter) -> Mask:
+        name, known = condition.attribute, self.items.values(condition.attribute)
+        wanted = np.zeros(len(known) + 1, bool)  # the last place is for -1: no value
+        for value in condition.any_of:
+            for low, high in spans(value, known):
+                wanted[low:high] = True
+        found: Mask = wanted[self.items.codes(name)]
+        return found if self.kinds[name] == "codes" else any_of(found, self.items.offsets(name))
 
 
-def holds(condition: Filter, generation: Generation, config: Config) -> Mask:
-    """(n,) True where the condition holds."""
-    name, items = condition.attribute, generation.items
-    kinds = [kind for kind in ("offsets", "codes", "number") if items.has(kind, name)]
-    if name not in config.data.filterable or not kinds:
-        known = [
-            attribute
-            for attribute in config.data.filterable
-            if any(items.has(kind, attribute) for kind in ("codes", "number"))
-        ]
-        raise BadQuery(
-            f"cannot filter on '{name}'; filterable here: {', '.join(known) or 'nothing'}"
-        )
-    bounded = condition.low is not None or condition.high is not None
-    if bounded == bool(condition.any_of):
-        raise BadQuery(f"the filter on '{name}' needs either values or bounds, not both or neither")
-    if kinds[0] == "number":
-        held = _between(condition, items.numbers(name))
-    elif bounded:
-        raise BadQuery(f"'{name}' has values, not numbers: filter it by values")
-    else:
-        wanted = _codes(condition.any_of, items.values(name))
-        found = np.isin(items.codes(name), wanted)
-        held = found if kinds[0] == "codes" else _any(found, items.offsets(name))
-    return ~held if condition.exclude else held
+def spans(value: str, known: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the value and the paths below it lie in the sorted values: `Shoes` finds
+    `Shoes/Running` too."""
+    at = bisect_left(known, value)
+    exact = at < len(known) and known[at] == value
+    below = bisect_left(known, value + "/"), bisect_left(known, value + chr(ord("/") + 1))
+    return [(at, at + exact), below]
 
 
-def _between(condition: Filter, values: NDArray[np.float64]) -> Mask:
-    name = condition.attribute
-    if condition.any_of:
-        try:
-            wanted = [_number(value) for value in condition.any_of]
-        except ValueError as error:
-            raise BadQuery(f"'{name}' is a number, not one of {condition.any_of}") from error
-        return np.isin(values, wanted)
-    low = -np.inf if condition.low is None else condition.low
-    high = np.inf if condition.high is None else condition.high
-    if not low <= high:
-        raise BadQuery(f"the filter {low} <= {name} <= {high} holds for nothing: swap the bounds")
-    return (values >= low) & (values <= high)
-
-
-def _number(value: str) -> float:
-    truths = {"true": 1.0, "false": 0.0}
-    return truths[value.lower()] if value.lower() in truths else float(value)
-
-
-def _codes(values: tuple[str, ...], known: list[str]) -> list[int]:
-    """The codes of the values, and of the paths below them: `Shoes` finds `Shoes/Running`."""
-    return [
-        code
-        for code, name in enumerate(known)
-        if any(name == value or name.startswith(value + "/") for value in values)
-    ]
-
-
-def _any(found: Mask, offsets: NDArray[np.int64]) -> Mask:
-    """Whether any value of each item was found."""
+def any_of(found: Mask, offsets: Array) -> Mask:
+    """(n,) whether any of each item's values was found."""
     counts = np.concatenate([[0], np.cumsum(found)])
-    return counts[offsets[1:]] > counts[offsets[:-1]]
+    held: Mask = counts[offsets[1:]] > counts[offsets[:-1]]
+    return held
+
+
+def _number(name: str, text: str) -> float:
+    truths = {"true": 1.0, "false": 0.0}
+    try:
+        return truths[text.lower()] if text.lower() in truths else float(text)
+    except ValueError as error:
+        raise BadQuery(f"'{name}' is a number, and '{text}' is not") from error

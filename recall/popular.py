@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query
 from recall.channel import ranked
-from recall.filters import Mask, allowed
+from recall.filters import Filters, Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,24 +22,26 @@ class Popular:
     `created_at` (or the first rows) stand in, so that a page can be filled.
     """
 
-    generation: Generation
-    config: Config
+    filters: Filters
+    keep: Mapping[str, int]  # scene -> items, where it has to stand in for all of recall
     rows: Array  # (k,) int32, best first
     scores: Array  # (k,) float32
 
     @staticmethod
     def open(generation: Generation, config: Config) -> Popular:
+        filters = Filters.open(generation, config)
+        keep = {name: scene.recall.keep for name, scene in config.scenes.items()}
         if generation.has("popular/rows.npy"):
             rows, scores = generation.array("popular/rows"), generation.array("popular/scores")
             if len(rows):
-                return Popular(generation, config, np.asarray(rows), np.asarray(scores))
+                return Popular(filters, keep, np.asarray(rows), np.asarray(scores))
         n, items = min(len(generation.items), 10_000), generation.items
         if items.has("number", "created_at"):
             made = np.nan_to_num(items.numbers("created_at"), nan=-np.inf)
             rows = np.argsort(-made, kind="stable")[:n].astype(np.int32)
         else:
             rows = np.arange(n, dtype=np.int32)
-        return Popular(generation, config, rows, np.linspace(1, 0, n).astype(np.float32))
+        return Popular(filters, keep, rows, np.linspace(1, 0, n).astype(np.float32))
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
         found = ranked(self.rows, self.scores, allowed, limit)
@@ -52,5 +55,4 @@ class Popular:
 
     def retrieve(self, query: Query) -> Candidates:
         """On its own, when recall as a whole did not answer."""
-        limit = self.config.scene(query.scene).recall.keep
-        return self.find(query, allowed(query, self.generation, self.config), limit)
+        return self.find(query, self.filters.allowed(query), self.keep[query.scene])
