@@ -85,6 +85,7 @@ class Store:
         self.names = counter_names(self.counted, self.half_lives)
         self._layout = struct.pack("<I", zlib.crc32("\n".join(self.names).encode()))
         self._clients: tuple[redis.Redis, redis.Redis, Any] | None = None
+        self._url, self._failed = "", False
         if isinstance(where, str):
             self._connect()  # tells a wrong url now
 
@@ -253,7 +254,9 @@ class Store:
 
     def close(self) -> None:
         """Closes the connections, and the embedded server if this process started it."""
-        self._drop()
+        clients, self._clients = self._clients, None
+        for client in clients[:2] if clients else ():
+            client.close()
         if isinstance(self._where, Embedded):
             self._where.close()
 
@@ -270,7 +273,7 @@ class Store:
         try:
             return do(self._connect()[1 if patient else 0])
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            self._drop()
+            self._failed = True
             raise Unavailable(
                 f"the store at {self._address()} does not answer ({error}): "
                 "start it, or correct store.url in the config"
@@ -283,15 +286,19 @@ class Store:
 
     def _connect(self) -> tuple[redis.Redis, redis.Redis, Any]:
         """A client for requests, one for the rest, and the script."""
-        if self._clients is None:
-            quick, patient = (
-                self._client(ms) for ms in (self.timeout_ms, max(PATIENT_MS, self.timeout_ms))
-            )
-            self._clients = quick, patient, patient.register_script(LUA)
+        if self._clients is None or self._failed:
+            # An embedded server may be elsewhere by now. Clients of the same url stay: they
+            # reconnect, and other threads may be in the middle of a call.
+            url = self._where if isinstance(self._where, str) else self._where.url
+            if self._clients is None or url != self._url:
+                quick = self._client(url, self.timeout_ms)
+                patient = self._client(url, max(PATIENT_MS, self.timeout_ms))
+                self._clients = quick, patient, patient.register_script(LUA)
+                self._url = url
+            self._failed = False
         return self._clients
 
-    def _client(self, timeout_ms: int) -> redis.Redis:
-        url = self._where if isinstance(self._where, str) else self._where.url
+    def _client(self, url: str, timeout_ms: int) -> redis.Redis:
         try:
             return redis.Redis.from_url(
                 url,
@@ -303,11 +310,6 @@ class Store:
             )
         except ValueError as error:
             raise BadConfig(f"store.url = '{_masked(url)}' is not a Redis url: {error}") from error
-
-    def _drop(self) -> None:
-        clients, self._clients = self._clients, None
-        for client in clients[:2] if clients else ():
-            client.close()
 
     def _address(self) -> str:
         return _masked(self._where) if isinstance(self._where, str) else str(self._where.path)

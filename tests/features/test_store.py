@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +40,18 @@ def test_a_tracked_event_is_in_the_next_read(store):
     assert history.item_ids == ("i25", "i26", "i27", "i28", "i29")  # config.features.history
     assert history.actions == ("click",) * 5
     assert history.times == tuple(range(T + 25, T + 30))
+
+
+def test_threads_that_share_a_store_each_read_what_they_wrote(store):
+    def work(user):
+        for step in range(50):
+            assert store.track([click(user, f"i{step}", T + step)]).accepted == 1
+            assert store.user(user).item_ids[-1] == f"i{step}"
+        return len(store.user(user))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, ["a", "b", "c", "d"])) == [5] * 4
+    assert len(store.events()) == 200
 
 
 def test_impressions_count_for_items_and_stay_out_of_histories(store):
