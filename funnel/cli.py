@@ -165,7 +165,7 @@ def validate(
     settings = load(config)
     with _progress("validating") as tell:
         spark = session(settings.build.master, settings.build.driver_memory)
-        report = check(spark, data, tell)
+        report = check(spark, data, tell, settings.all_actions, now or None)
     if as_json:
         print(json.dumps(plain(report)))
     else:

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
+from funnel.catalogue import id_hash
 from funnel.config import STAGES, Config
+from funnel.dataset import accepted, has, read
 from funnel.errors import BadData
 from funnel.gateway import excluded_rows, user_columns
 from funnel.generation import Generation
@@ -77,13 +78,14 @@ def graded_cases(
     Without a `split` column a quarter of the queries, by hash of their id, is the test split. The
     queries without one relevant item are left out: no order is better than another for them.
     """
-    queries = ds.dataset(data / "queries", format="parquet").to_table()
-    if "split" in queries.column_names:
+    queries = read(data, "queries", ["query_id", "query", "split"])
+    if queries.column("split").null_count < len(queries):
         queries = queries.filter(pc.equal(queries.column("split"), split))
     else:
-        test = np.array([_fraction(q) < TEST_SHARE for q in queries.column(0).to_pylist()], bool)
+        names = queries.column("query_id").to_pylist()
+        test = np.array([id_hash(name) / 2**64 < TEST_SHARE for name in names], bool)
         queries = queries.filter(pa.array(test if split == "test" else ~test))
-    qrels = ds.dataset(data / "qrels", format="parquet").to_table()
+    qrels = read(data, "qrels", ["query_id", "item_id", "grade"])
     rows = generation.items.rows(qrels.column("item_id").to_pylist())
     grades = qrels.column("grade").to_numpy().astype(np.float64)
     judged = dict(groups(qrels.column("query_id").to_pylist()))
@@ -102,12 +104,6 @@ def graded_cases(
             )
             cases.append(Case(asked, rows[part], grades[part]))
     return cases
-
-
-def _fraction(name: str) -> float:
-    from funnel.catalogue import id_hash
-
-    return id_hash(name) / 2**64
 
 
 def held_out_cases(
@@ -221,7 +217,7 @@ def _scene(
     progress: Callable[[str, int, int], None],
 ) -> Report | None:
     searches = "bm25" in config.scene(scene).recall.channels
-    graded = searches and (data / "queries").is_dir() and (data / "qrels").is_dir()
+    graded = searches and has(data, "queries") and has(data, "qrels")
     measured: list[tuple[Case, dict[str, Candidates]]] = []
     cases = graded_cases(generation, data, scene) if graded else []
     if cases:
@@ -229,8 +225,9 @@ def _scene(
         for case in cases:
             measured.append((case, funnel.trail(case.query)))
             progress(scene, len(measured), len(cases))
-    elif (data / "events").is_dir() and scene != "similar":
-        events = read_events(data / "events", generation, since=generation.manifest.until)
+    elif has(data, "events") and scene != "similar":
+        past = generation.manifest.until
+        events = read_events(accepted(data, "events"), generation, since=past)
         funnels: Mapping[str, Pipeline] | None = None
         for timeline, case in held_out_cases(generation, config, events, scene, most):
             funnels = funnels or pipelines(timeline.counters)
