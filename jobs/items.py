@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.tokens import write_tokens
 from funnel.catalogue import write_catalogue
 from funnel.dataset import accepted, schema_of
 from funnel.generation import Manifest
@@ -64,6 +65,7 @@ def run(work: Work) -> dict[str, Any]:
     target = fresh(work.draft / "items")
     categorical, multi, numeric = attributes(items.column_names, known)
     write_catalogue(target, items, categorical, multi, numeric)
+    write_tokens(target, items.column("title").to_pylist())
     mirrored(target, work.past_draft / "items")
     rows = pa.table(
         {"item_id": items.column("item_id"), "row": pa.array(np.arange(len(items), dtype=np.int32))}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 
 from funnel.errors import BadConfig
 
@@ -66,7 +67,7 @@ def session(
 def map_batches(
     frame: DataFrame,
     change: Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]],
-    schema: str,
+    schema: StructType,
 ) -> DataFrame:
     """`change` run on the workers over the Arrow batches of each partition of the frame."""
     with warnings.catch_warnings():  # about pandas 3, which Arrow batches do not use
