@@ -131,6 +131,7 @@ NOTHING = Events(
     np.empty(0, np.int8),
     np.empty(0, np.int64),
     np.empty(0, np.int64),
+    np.empty(0, np.int64),
     np.empty(0, object),
     np.empty(0, object),
     np.empty(0, object),

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 SERVICES = (*STAGES, "features", "gateway")
 CHANNEL_THREADS = 4
 POLL_S = 1.0
+CATCH_UP_S = 10.0
 SLACK_S = 0.005  # a remote stage may answer this much after its budget: the caller's wait is exact
 
 Stages = Mapping[str, Mapping[str, Stage]]  # scene -> stage name -> stage
@@ -128,6 +129,10 @@ def _counters(generation: Generation, config: Config, store: Store, stack: ExitS
         generation.manifest.live_position,
     )
     stack.callback(replica.close)
+    try:
+        replica.wait(store.position(), CATCH_UP_S)
+    except Unavailable as error:  # the generation's counters serve until the store is there
+        log.warning("item counters are the generation's: %s", error)
     return replica
 
 

@@ -39,6 +39,7 @@ class Events:
     actions: NDArray[np.int8]  # (m,)
     times: NDArray[np.int64]  # (m,) epoch ms
     seen_at: NDArray[np.int64]  # (m,) epoch ms
+    arrival: NDArray[np.int64]  # (m,) order among those that were seen in the same ms
     requests: Array  # (m,) str, '' where unknown
     scenes: Array  # (m,) str
     texts: Array  # (m,) str
@@ -61,6 +62,8 @@ def read_events(path: Path, generation: Generation, since: int = 0, before: int 
     names = [name for name in (*COLUMNS, "received_at") if name in source.schema.names]
     at = pc.field("timestamp")
     table = source.to_table(columns=names, filter=(at >= since) & (at < before))
+    # An archive's files and rows lie in the order of arrival.
+    table = table.append_column("arrival", pa.array(np.arange(len(table))))
     table = _once(table.combine_chunks())
     rows = generation.items.rows(table.column("item_id").to_pylist())
     codes = {name: code for code, name in enumerate(generation.manifest.actions)}
@@ -77,6 +80,7 @@ def read_events(path: Path, generation: Generation, since: int = 0, before: int 
         actions,
         times,
         seen_at,
+        table.column("arrival").to_numpy().astype(np.int64),
         _strings(table, "request_id"),
         _strings(table, "scene"),
         _strings(table, "query"),
@@ -118,7 +122,7 @@ class Timeline:
         self._settle = config.features.settle_ms
         self._generation = generation
         self._impression = generation.manifest.actions.index("impression")
-        self._by_arrival = np.argsort(events.seen_at, kind="stable")
+        self._by_arrival = np.lexsort((events.arrival, events.seen_at))
         self._arrived = events.seen_at[self._by_arrival]
         self._known = self._folded = 0
         self._recent: dict[str, list[int]] = {}  # user -> places in `events`
