@@ -1,0 +1,315 @@
+"""
+All jobs in order, from a data set to a published generation.
+
+A step is skipped when what it is made from has not changed since it last finished: the tables it
+reads, its sections of the config, its code, the cuts, and the steps before it. A build that failed
+or was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from funnel.config import Config
+from funnel.dataset import TABLES, digest
+from funnel.errors import Occupied
+from funnel.generation import MANIFEST, point
+from jobs.command import command
+from jobs.fresh import removed
+from jobs.items import begin
+from jobs.work import Work, read_state, write_state
+
+CODE = Path(__file__).parents[1]
+
+
+PLACES = ("root", "master", "driver_memory", "partitions")  # of `build`: where, not what
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A job, named after its module in jobs/, and what it is made from.
+
+    `makes` are paths in the work directory; they are removed before the step runs, because files
+    in them may be shared with a published generation.
+    """
+
+    name: str
+    after: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()  # of the config
+    code: tuple[str, ...] = ()  # folders and files, beside the module itself
+    makes: tuple[str, ...] = ()
+
+
+def both(*names: str) -> tuple[str, ...]:
+    """The paths in both drafts."""
+    return tuple(f"{draft}/{name}" for draft in ("past", "draft") for name in names)
+
+
+STEPS = (
+    Step(
+        "items",
+        tables=("items",),
+        sections=("data",),
+        code=("funnel/catalogue.py", "features/tokens.py"),
+        makes=(*both("items"), "tables/item_rows"),
+    ),
+    Step(
+        "events",
+        after=("items",),
+        tables=("events",),
+        sections=("data",),
+        makes=("tables/events",),
+    ),
+    Step(
+        "users",
+        after=("events",),
+        tables=("users",),
+        sections=("data",),
+        makes=both("users"),
+    ),
+    Step(
+        "item_stats",
+        after=("events",),
+        sections=("data", "features"),
+        code=("features/fold.py",),
+        makes=both("counters", "popular"),
+    ),
+    Step("user_stats", after=("users", "events"), sections=("features",)),
+    Step("item_cf", after=("events",), sections=("data",), makes=both("item_cf")),
+    Step(
+        "vectors",
+        after=("items", "events"),
+        sections=("data", "vectors", "build"),
+        code=("recall/encoder.py",),
+        makes=both("vector"),
+    ),
+    Step(
+        "index_vector",
+        after=("vectors",),
+        sections=("vectors",),
+        makes=both("vector/text.faiss", "vector/behaviour.faiss"),
+    ),
+    Step("index_bm25", after=("items",), sections=("data",), makes=both("bm25")),
+    Step("signatures", after=("items",), sections=("data",), makes=both("dedup")),
+    Step(
+        "fusion",
+        after=("users", "item_stats", "item_cf", "index_vector", "index_bm25"),
+        tables=("queries", "qrels"),
+        sections=("data", "scenes", "build"),
+        code=("recall",),
+        makes=both("fusion"),
+    ),
+    Step(
+        "samples",
+        after=("user_stats", "fusion"),
+        tables=("queries", "qrels"),
+        sections=("data", "features", "scenes", "build"),
+        code=("jobs/requests.py", "jobs/candidates.py", "jobs/counters_at.py", "recall"),
+        makes=("samples", "tables/requests"),
+    ),
+    Step(
+        "train_prerank",
+        after=("samples",),
+        sections=("data", "features", "scenes", "build", "prerank"),
+        code=("prerank", "features"),
+        makes=both("prerank"),
+    ),
+    Step(
+        "train_rank",
+        after=("samples", "train_prerank"),
+        sections=("data", "features", "scenes", "build", "rank"),
+        code=("rank", "features"),
+        makes=both("rank"),
+    ),
+    Step(
+        "golden",
+        after=("train_rank", "signatures"),
+        sections=("scenes",),
+        code=("prerank", "rank", "rerank", "features", "funnel/pipeline.py"),
+        makes=("golden.json",),
+    ),
+    Step(
+        "publish",
+        after=("golden",),
+        tables=tuple(TABLES),
+        sections=tuple(Config.model_fields),
+    ),
+)
+
+
+def key(step: Step, work: Work, done: Mapping[str, str]) -> str:
+    """What the step is made from, as one hash; `done` has the keys of the steps before it."""
+    config = work.config.model_dump(mode="json")
+    config["build"] = {k: v for k, v in config["build"].items() if k not in PLACES}
+    parts = [
+        [digest(work.data, table) for table in step.tables],
+        {name: config[name] for name in step.sections},
+        [code_digest(CODE / name) for name in (f"jobs/{step.name}.py", *step.code)],
+        [done[name] for name in step.after],
+        [work.past, work.until],
+    ]
+    text = json.dumps(parts, sort_keys=True)
+    return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def code_digest(path: Path) -> str:
+    """The hash of a source file, or of all in a folder."""
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    state = blake2b(digest_size=12)
+    for file in files:
+        state.update(file.read_bytes() + b"\0")
+    return state.hexdigest()
+
+
+def finished(step: Step, key: str, work: Work) -> bool:
+    """Whether the step need not run: it did, out of the same, and what it made is there."""
+    known = read_state(work.root).get("steps", {}).get(step.name)
+    if not known or known["key"] != key:
+        return False
+    generation = known["metrics"].get("generation")
+    made = [work.root / name for name in known["made"]]
+    made += [Path(work.config.build.root) / generation / MANIFEST] if generation else []
+    return all(path.exists() for path in made)
+
+
+def execute(step: Step, work: Work) -> dict[str, Any]:
+    """Runs the step's job and returns its metrics."""
+    for name in step.makes:
+        removed(work.root / name)
+    return dict(importlib.import_module(f"jobs.{step.name}").run(work))
+
+
+def run(work: Work, force: bool = False, tell: Tell | None = None) -> dict[str, Any]:
+    """Every step that is not finished, then what the last one published."""
+    tell = tell or (lambda step, metrics, seconds: None)
+    with locked(work):
+        begin(work)
+        done: dict[str, str] = {}
+        for step in STEPS:
+            work.progress(step.name)
+            done[step.name] = key(step, work, done)
+            if not force and finished(step, done[step.name], work):
+                tell(step, None, 0.0)
+                continue
+            _forget(work, step)
+            start = time.perf_counter()
+            metrics = execute(step, work)
+            seconds = time.perf_counter() - start
+            _remember(work, step, done[step.name], metrics, seconds)
+            tell(step, metrics, seconds)
+        state = read_state(work.root)["steps"]
+    published: dict[str, Any] = state[STEPS[-1].name]["metrics"]
+    return published
+
+
+Tell = Callable[[Step, Mapping[str, Any] | None, float], None]
+
+
+def _forget(work: Work, step: Step) -> None:
+    state = read_state(work.root)
+    if state.get("steps", {}).pop(step.name, None):
+        write_state(work.root, state)
+
+
+def _remember(work: Work, step: Step, key: str, metrics: Mapping[str, Any], seconds: float) -> None:
+    state = read_state(work.root)
+    made = [name for name in step.makes if (work.root / name).exists()]
+    entry = {"key": key, "made": made, "metrics": metrics, "seconds": round(seconds, 2)}
+    state.setdefault("steps", {})[step.name] = entry
+    write_state(work.root, state)
+
+
+@contextmanager
+def locked(work: Work) -> Iterator[None]:
+    """Two builds of one data set would write into each other's files."""
+    work.root.mkdir(parents=True, exist_ok=True)
+    with (work.root / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Occupied(
+                f"another process is building {work.data} in {work.root}: wait for it, or end it"
+            ) from error
+        yield
+
+
+def build(
+    data: str | Path,
+    config: Config,
+    until: int | None = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> str:
+    """Builds and publishes; returns the generation's id. Progress is shown unless `quiet`.
+
+    Raises `BadData` where the data set is not valid, `Occupied` where another build is at it.
+    """
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting Spark", total=len(STEPS))
+
+        def tell(step: Step, metrics: Mapping[str, Any] | None, seconds: float) -> None:
+            bar.advance(task)
+            console.print(line(step, metrics, seconds))
+
+        work = Work.open(data, config, until, lambda text: bar.update(task, description=text))
+        id = str(run(work, force, tell)["generation"])
+    point(Path(config.build.root), id)
+    return id
+
+
+def line(step: Step, metrics: Mapping[str, Any] | None, seconds: float) -> str:
+    """What a person reads of a step: its name, its seconds, what came out."""
+    head = f"  {step.name:<14}"
+    if metrics is None:
+        return f"{head}    · unchanged"
+    if not any(metrics.values()):
+        return f"{head} {seconds:5.1f} s  nothing to do: the data set has no {lacking(step)}"
+    return f"{head} {seconds:5.1f} s  {said(metrics)}"
+
+
+def said(metrics: Mapping[str, Any]) -> str:
+    """`items 1,000 · home: requests 224, recall@2000 0.79`."""
+    parts = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            parts.append(f"{name}: {said(value).replace(' · ', ', ')}")
+        elif isinstance(value, bool):
+            parts.append(f"{name} {'yes' if value else 'no'}")
+        elif isinstance(value, int):
+            parts.append(f"{name} {value:,}")
+        elif isinstance(value, float):
+            parts.append(f"{name} {value:.4g}")
+        elif value is not None and not isinstance(value, list):
+            parts.append(f"{name} {value}")
+    return " · ".join(parts)
+
+
+def lacking(step: Step) -> str:
+    """What a step without a result would have needed."""
+    return " or ".join(name for name in ("users", "events", "queries") if name in step.tables) or (
+        "events"
+    )
+
+
+if __name__ == "__main__":
+    command(run, __doc__)
