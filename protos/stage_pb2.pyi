@@ -6,29 +6,27 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Column(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "data")
-    NAME_FIELD_NUMBER: _ClassVar[int]
+class Columns(_message.Message):
+    __slots__ = ("dtype", "names", "shape", "data")
     DTYPE_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
-    name: str
     dtype: str
+    names: _containers.RepeatedScalarFieldContainer[str]
     shape: _containers.RepeatedScalarFieldContainer[int]
     data: bytes
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, dtype: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Candidates(_message.Message):
-    __slots__ = ("rows", "scores", "columns", "steps")
-    ROWS_FIELD_NUMBER: _ClassVar[int]
-    SCORES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("count", "columns", "steps")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
-    rows: bytes
-    scores: bytes
-    columns: _containers.RepeatedCompositeFieldContainer[Column]
+    count: int
+    columns: _containers.RepeatedCompositeFieldContainer[Columns]
     steps: _containers.RepeatedCompositeFieldContainer[Step]
-    def __init__(self, rows: _Optional[bytes] = ..., scores: _Optional[bytes] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
+    def __init__(self, count: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("name", "seen", "kept", "ms", "fault")
@@ -99,24 +97,28 @@ class Query(_message.Message):
     at: int
     limit: int
     history: History
-    user: _containers.RepeatedCompositeFieldContainer[Column]
+    user: _containers.RepeatedCompositeFieldContainer[Columns]
     filters: _containers.RepeatedCompositeFieldContainer[Filter]
     excluded: bytes
     generation: str
     variants: _containers.ScalarMap[str, str]
     trace: int
-    def __init__(self, request_id: _Optional[str] = ..., scene: _Optional[str] = ..., user_id: _Optional[str] = ..., text: _Optional[str] = ..., item: _Optional[int] = ..., at: _Optional[int] = ..., limit: _Optional[int] = ..., history: _Optional[_Union[History, _Mapping]] = ..., user: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., excluded: _Optional[bytes] = ..., generation: _Optional[str] = ..., variants: _Optional[_Mapping[str, str]] = ..., trace: _Optional[int] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., scene: _Optional[str] = ..., user_id: _Optional[str] = ..., text: _Optional[str] = ..., item: _Optional[int] = ..., at: _Optional[int] = ..., limit: _Optional[int] = ..., history: _Optional[_Union[History, _Mapping]] = ..., user: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., excluded: _Optional[bytes] = ..., generation: _Optional[str] = ..., variants: _Optional[_Mapping[str, str]] = ..., trace: _Optional[int] = ...) -> None: ...
 
 class StageRequest(_message.Message):
-    __slots__ = ("query", "candidates")
+    __slots__ = ("query", "candidates", "data")
     QUERY_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     query: Query
     candidates: Candidates
-    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., candidates: _Optional[_Union[Candidates, _Mapping]] = ...) -> None: ...
+    data: bytes
+    def __init__(self, query: _Optional[_Union[Query, _Mapping]] = ..., candidates: _Optional[_Union[Candidates, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class StageReply(_message.Message):
-    __slots__ = ("candidates",)
+    __slots__ = ("candidates", "data")
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     candidates: Candidates
-    def __init__(self, candidates: _Optional[_Union[Candidates, _Mapping]] = ...) -> None: ...
+    data: bytes
+    def __init__(self, candidates: _Optional[_Union[Candidates, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
