@@ -6,6 +6,7 @@ relevant; `ideal` has the grades of all that is relevant to the request, in any 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from funnel.types import Array
 
@@ -23,6 +24,30 @@ def ndcg_at_k(gains: Array, ideal: Array, k: int) -> float:
     (Järvelin and Kekäläinen 2002)."""
     best = dcg(-np.sort(-np.asarray(ideal, np.float64))[:k])
     return dcg(np.asarray(gains)[:k]) / best if best > 0 else 0.0
+
+
+def grouped_ndcg_at_k(
+    labels: Array, scores: Array, ties: Array, owners: Array, k: int
+) -> NDArray[np.float64]:
+    """nDCG@k of every request at once: (R,), NaN where a request has nothing relevant.
+
+    Each of the N candidates has a label, a score, the number that breaks its ties (its row: the
+    lower first) and an owner, the place of its request from 0 to R - 1. Broken scores come last.
+    """
+    scores = np.where(np.isfinite(scores), scores, -np.inf)
+    requests = int(owners.max()) + 1 if len(owners) else 0
+
+    def gained(order: Array) -> NDArray[np.float64]:
+        own = owners[order]  # rising
+        place = np.arange(len(own)) - np.searchsorted(own, np.arange(requests))[own]
+        gains = (np.exp2(labels[order].astype(np.float64)) - 1) / np.log2(place + 2)
+        return np.bincount(own, np.where(place < k, gains, 0.0), requests).astype(np.float64)
+
+    best = gained(np.lexsort((-np.asarray(labels), owners)))
+    gain = gained(np.lexsort((ties, -scores, owners)))
+    found = np.full(requests, np.nan)
+    np.divide(gain, best, out=found, where=best > 0)
+    return found
 
 
 def recall_at_k(gains: Array, ideal: Array, k: int) -> float:

@@ -14,6 +14,7 @@ from funnel.metrics import (
     bootstrap_interval,
     ece,
     gauc,
+    grouped_ndcg_at_k,
     log_loss,
     mrr_at_k,
     ndcg_at_k,
@@ -32,6 +33,34 @@ def test_ndcg_equals_scikit_learns_on_exponential_gains(gains: list[int], k: int
         return
     falling = -np.arange(len(gains), dtype=float)
     assert value == pytest.approx(ndcg_score([np.exp2(graded) - 1], [falling], k=k))
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0, math.nan])), min_size=1
+        ),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(1, 12),
+)
+def test_ndcg_of_many_requests_at_once_is_that_of_each(
+    requests: list[list[tuple[int, float]]], k: int
+) -> None:
+    labels, scores = (
+        np.array(c) for c in zip(*(pair for r in requests for pair in r), strict=True)
+    )
+    owners = np.repeat(np.arange(len(requests)), [len(request) for request in requests])
+    ties = np.arange(len(labels))
+    found = grouped_ndcg_at_k(labels, scores, ties, owners, k)
+    for value, request in zip(found, requests, strict=True):
+        order = sorted(request, key=lambda pair: math.inf if math.isnan(pair[1]) else -pair[1])
+        gains = [label for label, _ in order]
+        if any(gains):
+            assert value == pytest.approx(ndcg_at_k(gains, gains, k))
+        else:
+            assert math.isnan(value)
 
 
 def test_what_was_not_found_lowers_ndcg_and_recall() -> None:

@@ -1,0 +1,110 @@
+"""
+The samples as models learn from them: requests with something positive in them, split by time, and
+how good an order of their candidates is.
+
+N candidates of R requests
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from funnel.catalogue import id_hash
+from funnel.log import Logged, read
+from funnel.metrics import auc, bootstrap_interval, gauc, grouped_ndcg_at_k
+from funnel.types import Array, Floats, Rows
+from jobs.work import Work
+
+ENOUGH = 50  # requests; a model of fewer would be noise
+AT = 10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Some requests, their candidates joined."""
+
+    requests: Sequence[Logged]
+    rows: Rows  # (N,)
+    labels: Floats  # (N,)
+    sizes: NDArray[np.int64]  # (R,)
+    owners: NDArray[np.int64]  # (N,)
+
+    @staticmethod
+    def of(requests: Sequence[Logged]) -> Judged:
+        sizes = np.array([len(logged.candidates) for logged in requests], np.int64)
+        return Judged(
+            requests,
+            np.concatenate([logged.candidates.rows for logged in requests]),
+            np.concatenate([logged.labels for logged in requests]),
+            sizes,
+            np.repeat(np.arange(len(sizes)), sizes),
+        )
+
+    def column(self, name: str) -> Floats:
+        """(N,) a column of the candidates, NaN where a request does not have it."""
+        parts = [
+            logged.candidates.columns.get(name, np.full(len(logged.candidates), np.nan))
+            for logged in self.requests
+        ]
+        return np.concatenate(parts).astype(np.float32)
+
+    def ndcg(self, scores: Array) -> NDArray[np.float64]:
+        """(R,) nDCG@10 of the order by these scores."""
+        return grouped_ndcg_at_k(self.labels, scores, self.rows, self.owners, AT)
+
+    def order(self, scores: Array) -> dict[str, float]:
+        """How well the scores tell the positive candidates from the others."""
+        return {
+            "AUC": round(auc(self.labels, scores), 4),
+            "GAUC": round(gauc(self.labels, scores, self.owners), 4),
+        }
+
+
+def scenes(work: Work) -> list[str]:
+    """The scenes that have samples."""
+    return [name for name in work.config.scenes if (work.samples / name / "requests").is_dir()]
+
+
+def split(work: Work, scene: str) -> tuple[list[Logged], list[Logged]]:
+    """The scene's requests with a positive candidate: to train on, and the latest
+    `build.valid_share` to validate on.
+
+    Graded queries have no time of their own: as large a share of them, by the hash of their ids.
+    """
+    share = work.config.build.valid_share
+    useful = [entry for entry in read(work.samples / scene, scene) if (entry.labels > 0).any()]
+    timed = [entry for entry in useful if entry.query.user_id]
+    graded = [entry for entry in useful if not entry.query.user_id]
+    cut = round(len(timed) * (1 - share))
+    held = [id_hash(entry.query.request_id) / 2**64 < share for entry in graded]
+    train = [entry for entry, out in zip(graded, held, strict=True) if not out]
+    valid = [entry for entry, out in zip(graded, held, strict=True) if out]
+    return train + timed[:cut], valid + timed[cut:]
+
+
+def lacking(train: Sequence[Logged], valid: Sequence[Logged]) -> str:
+    """Why there is not enough to learn from; empty where there is."""
+    if len(train) + len(valid) < ENOUGH:
+        return f"{len(train) + len(valid)} requests with a positive candidate, {ENOUGH} are needed"
+    return "" if train and valid else "no request is left for validation or for training"
+
+
+def compared(judged: Judged, orders: Mapping[str, Array]) -> dict[str, Any]:
+    """Mean nDCG@10 of every order (name -> scores), and what the last gains over the one before
+    it, with a 95 % interval over requests."""
+    values = {name: judged.ndcg(scores) for name, scores in orders.items()}
+    last, before = list(values.values())[-1], list(values.values())[-2]
+    low, high = bootstrap_interval(last - before)
+    return {
+        "nDCG@10": {name: round(float(value.mean()), 4) for name, value in values.items()},
+        "gain": {
+            "mean": round(float((last - before).mean()), 4),
+            "low": round(low, 4),
+            "high": round(high, 4),
+        },
+    }

@@ -1,0 +1,203 @@
+"""
+Gradient-boosted decision trees over the assembled features: LightGBM.
+Ke et al., 2017, "LightGBM: a highly efficient gradient boosting decision tree"; the lambdarank
+objective is Burges 2010, "From RankNet to LambdaRank to LambdaMART".
+
+R requests, N candidates of all of them together, F features
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from features.assemble import Assembler
+from funnel.config import Config, Prerank
+from funnel.errors import BadGeneration
+from funnel.generation import Generation
+from funnel.types import Array, Candidates, Floats, Query
+
+PATIENCE = 25  # trees without an improvement on validation
+THREADS = 2  # fixed: the number of threads is part of what makes training repeatable
+AT = 10  # the cut-off of the nDCG that decides when to stop
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Requests as one table, each request's candidates beside each other."""
+
+    matrix: Floats  # (N, F), NaN where missing
+    labels: Floats  # (N,) 0 for nothing, higher for more
+    sizes: NDArray[np.int64]  # (R,) candidates of a request
+
+    def part(self, requests: Array) -> Table:
+        """The requests at these places, in that order."""
+        ends = np.cumsum(self.sizes)
+        spans = [np.arange(ends[r] - self.sizes[r], ends[r]) for r in requests]
+        rows = np.concatenate(spans) if spans else np.empty(0, np.int64)
+        return Table(self.matrix[rows], self.labels[rows], self.sizes[requests])
+
+
+class GBDT:
+    """A `Scorer`: the raw sum of the trees, one thread a request."""
+
+    def __init__(self, booster: lgb.Booster, assembler: Assembler):
+        self.booster, self.assembler = booster, assembler
+
+    @staticmethod
+    def open(generation: Generation, config: Config, scene: str) -> GBDT:
+        """The scene's model. Raises `BadGeneration` where it is missing, broken, or was trained
+        on other features than the generation declares."""
+        meta = generation.json(f"prerank/{scene}/meta.json")
+        assembler = Assembler(generation, config, scene)
+        path = generation.file(f"prerank/{scene}/model.txt")
+        check(path, meta, assembler)
+        try:
+            booster = lgb.Booster(model_file=str(path))
+        except lgb.basic.LightGBMError as error:
+            raise BadGeneration(f"{path} is not a model: {error}; build again") from error
+        if booster.num_feature() != len(assembler.names):
+            raise BadGeneration(
+                f"{path} takes {booster.num_feature()} features, the generation has "
+                f"{len(assembler.names)}: build the generation again"
+            )
+        return GBDT(booster, assembler)
+
+    def score(self, query: Query, candidates: Candidates) -> Floats:
+        return predict(self.booster, self.assembler.matrix(query, candidates))
+
+
+def usable(generation: Generation, scene: str, model: str) -> bool:
+    """Whether the scene's model is to be used; `model` is auto, on or off.
+
+    Raises `BadGeneration` for `on` without a model.
+    """
+    name = f"prerank/{scene}/meta.json"
+    there = generation.has(name) and generation.has(f"prerank/{scene}/model.txt")
+    if model == "on" and not there:
+        raise BadGeneration(
+            f"{generation.path} has no prerank model for scene '{scene}', and the config says "
+            f'scenes.{scene}.prerank.model = "on": set it to "auto", or build with more events'
+        )
+    return model != "off" and there and (model == "on" or bool(generation.json(name)["on"]))
+
+
+def check(path: Path, meta: dict[str, Any], assembler: Assembler) -> None:
+    """Raises `BadGeneration` where the model at `path` was trained on other features."""
+    trained = tuple(meta.get("features", ()))
+    if trained != tuple(assembler.names) or meta.get("spec") != assembler.spec.hash:
+        differ = sorted(set(trained) ^ set(assembler.names))
+        raise BadGeneration(
+            f"{path} was trained on other features than the generation declares "
+            f"({', '.join(differ[:5]) or 'their order or formulas differ'}): "
+            "build the generation again"
+        )
+
+
+def predict(booster: lgb.Booster, matrix: Floats) -> Floats:
+    """(n,) raw scores of the rows of an (n, F) matrix."""
+    if not len(matrix):
+        return np.empty(0, np.float32)
+    return np.asarray(booster.predict(matrix, raw_score=True, num_threads=1), np.float32)
+
+
+def fit(
+    train: Table,
+    valid: Table | None,
+    settings: Prerank,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda tree, most: None,
+) -> lgb.Booster:
+    """Trees fitted on `train`; with `valid`, only as many as it is best with.
+
+    The same tables, settings and seed give the same model text. `progress(tree, most)` is called
+    after every tree.
+    """
+    levels = np.unique(np.concatenate([train.labels, valid.labels if valid else train.labels]))
+    params = parameters(settings, levels, seed, len(train.labels))
+    data = dataset(train, settings, levels, params)
+    watched = [dataset(valid, settings, levels, params, data)] if valid else []
+    calls: list[Callable[..., None]] = [lambda env: progress(env.iteration + 1, settings.trees)]
+    if watched:
+        calls.append(lgb.early_stopping(PATIENCE, verbose=False))
+    booster = lgb.train(params, data, settings.trees, valid_sets=watched, callbacks=calls)
+    best = booster.best_iteration if watched else booster.current_iteration()
+    # Reading it back drops the training data and the trees after the best.
+    return lgb.Booster(model_str=booster.model_to_string(num_iteration=best))
+
+
+def parameters(settings: Prerank, levels: Floats, seed: int, rows: int) -> dict[str, Any]:
+    """LightGBM's settings; `levels` are the distinct labels, rising, from 0."""
+    params: dict[str, Any] = {
+        "objective": settings.objective,
+        "learning_rate": settings.learning_rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": int(np.clip(rows // 2000, 5, 100)),
+        "lambda_l2": 1.0,
+        "feature_fraction": 0.8,
+        "max_bin": 127,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": THREADS,
+        "verbosity": -1,
+    }
+    if settings.objective == "lambdarank":
+        # The gains of the metric that decides: 2^label - 1, whatever weights the config gives.
+        gains = np.exp2(levels.astype(np.float64)) - 1
+        params |= {"metric": "ndcg", "eval_at": [AT], "label_gain": gains.tolist()}
+        params |= {"lambdarank_truncation_level": 2 * AT}
+    else:
+        params |= {"metric": "binary_logloss"}
+    return params
+
+
+def dataset(
+    table: Table,
+    settings: Prerank,
+    levels: Floats,
+    params: dict[str, Any],
+    reference: lgb.Dataset | None = None,
+) -> lgb.Dataset:
+    """Labels as their place among `levels` for lambdarank, as 0/1 for binary."""
+    ranked = settings.objective == "lambdarank"
+    labels = np.searchsorted(levels, table.labels) if ranked else table.labels > 0
+    return lgb.Dataset(
+        table.matrix,
+        label=labels.astype(np.float32),
+        group=table.sizes if ranked else None,
+        reference=reference,
+        params=params,
+        free_raw_data=True,
+    )
+
+
+def cross_scores(table: Table, settings: Prerank, trees: int, seed: int, folds: int = 2) -> Floats:
+    """(N,) scores that are honest: each request's come from trees that did not see it.
+
+    What a later model is trained on must look as it will when serving; the scores of a model on
+    its own training data are too good. Requests are dealt out to the folds in turn.
+    """
+    scores = np.empty(len(table.labels), np.float32)
+    fewer = settings.model_copy(update={"trees": trees})
+    owner = np.repeat(np.arange(len(table.sizes)) % folds, table.sizes)
+    for fold in range(folds):
+        others = np.flatnonzero(np.arange(len(table.sizes)) % folds != fold)
+        booster = fit(table.part(others), None, fewer, seed)
+        own = owner == fold
+        scores[own] = booster.predict(table.matrix[own], raw_score=True, num_threads=THREADS)
+    return scores
+
+
+def importance(booster: lgb.Booster, names: Sequence[str]) -> dict[str, float]:
+    """Each feature's share of the gain of all splits, the largest first."""
+    gains = booster.feature_importance("gain")
+    shares = gains / max(float(gains.sum()), 1e-12)
+    order = np.argsort(-shares, kind="stable")
+    return {names[place]: round(float(shares[place]), 6) for place in order if shares[place] > 0}

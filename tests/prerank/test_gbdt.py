@@ -1,0 +1,200 @@
+"""Prerank: what the trees say while serving is what LightGBM says, and training repeats itself."""
+
+import json
+import shutil
+
+import lightgbm as lgb
+import numpy as np
+import pytest
+
+from features.fold import ItemCounters
+from funnel.config import Prerank, parse
+from funnel.errors import BadGeneration
+from funnel.generation import Generation
+from funnel.log import read
+from funnel.metrics import ndcg_at_k
+from funnel.stage import Cut
+from funnel.types import Candidates, best
+from jobs import train_prerank
+from jobs.judged import split
+from prerank import build
+from prerank.gbdt import GBDT, Table, cross_scores, fit, parameters, predict
+from tests.rank.shop import shop
+
+
+@pytest.fixture(scope="module")
+def generation(work):
+    return Generation.open(work.draft)
+
+
+@pytest.fixture(scope="module")
+def logged(work):
+    return list(read(work.samples / "home"))
+
+
+def groups(requests=60, n=20, seed=0):
+    """Requests whose labels follow the first feature, with the second one missing at times."""
+    draw = np.random.default_rng(seed)
+    matrix = draw.normal(size=(requests * n, 4)).astype(np.float32)
+    matrix[draw.random(len(matrix)) < 0.2, 1] = np.nan
+    wish = matrix[:, 0] + draw.normal(size=len(matrix)) * 0.3
+    labels = np.where(wish > 1.8, 4.0, np.where(wish > 1.2, 1.0, 0.0)).astype(np.float32)
+    return Table(matrix, labels, np.full(requests, n))
+
+
+def test_scores_equal_lightgbms(generation, work, logged):
+    scorer = GBDT.open(generation, work.config, "home")
+    booster = lgb.Booster(model_file=str(work.draft / "prerank/home/model.txt"))
+    for one in logged[:5]:
+        matrix = scorer.assembler.matrix(one.query, one.candidates)
+        expected = booster.predict(matrix, raw_score=True)
+        assert scorer.score(one.query, one.candidates) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(generation, work, logged):
+    scorer = GBDT.open(generation, work.config, "home")
+    query, found = logged[0].query, logged[0].candidates
+    order = np.random.default_rng(1).permutation(len(found))[:7]
+    alone = scorer.score(query, found.take(order))
+    assert np.array_equal(alone, scorer.score(query, found)[order])
+
+
+def test_no_candidates_have_no_scores(generation, work, logged):
+    scorer = GBDT.open(generation, work.config, "home")
+    assert scorer.score(logged[0].query, Candidates.empty()).shape == (0,)
+
+
+@pytest.mark.parametrize("objective", ["lambdarank", "binary"])
+def test_training_twice_gives_the_same_model_text(objective):
+    settings = Prerank(trees=12, leaves=7, objective=objective)
+    texts = [fit(groups(), groups(20, seed=1), settings, 7).model_to_string() for _ in range(2)]
+    assert texts[0] == texts[1]
+    other = fit(groups(), groups(20, seed=1), settings, 8).model_to_string()
+    assert other != texts[0]
+
+
+@pytest.mark.parametrize("objective", ["lambdarank", "binary"])
+def test_the_trees_learn_what_decides(objective):
+    booster = fit(groups(), groups(20, seed=1), Prerank(trees=50, objective=objective), 7)
+    fresh = groups(30, seed=2)
+    scores = predict(booster, fresh.matrix).reshape(30, 20)
+    values = [
+        ndcg_at_k(labels[np.argsort(-own, kind="stable")], labels, 10)
+        for labels, own in zip(fresh.labels.reshape(30, 20), scores, strict=True)
+    ]
+    assert np.mean(values) > 0.8
+
+
+def test_early_stopping_keeps_the_best_number_of_trees():
+    noise = groups(20, seed=1)
+    noise = Table(noise.matrix[::-1].copy(), noise.labels, noise.sizes)
+    booster = fit(groups(), noise, Prerank(trees=200), 7)
+    assert 1 <= booster.num_trees() < 100
+
+
+def test_gains_are_those_of_the_metric_whatever_the_weights():
+    params = parameters(Prerank(), np.array([0, 0.5, 4], np.float32), 7, 1000)
+    assert params["label_gain"] == pytest.approx([0, 2**0.5 - 1, 15])
+
+
+def test_cross_scores_come_from_trees_that_did_not_see_the_request():
+    table, settings = groups(10), Prerank(leaves=7)
+    honest = cross_scores(table, settings, trees=5, seed=7)
+    odd = table.part(np.arange(1, 10, 2))
+    booster = fit(odd, None, settings.model_copy(update={"trees": 5}), 7)
+    assert honest[:20] == pytest.approx(predict(booster, table.matrix[:20]))
+
+
+def test_progress_counts_trees():
+    heard = []
+    fit(groups(), None, Prerank(trees=3), 7, lambda tree, most: heard.append((tree, most)))
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_the_stage_adds_counters_and_keeps_the_best(generation, work, logged):
+    counters = ItemCounters.open(generation)
+    stage = build(generation, work.config, "home", counters)
+    query, found = logged[0].query, logged[0].candidates
+    bare = Candidates(found.rows, found.scores, {"recall": found.scores})
+    kept = stage.run(query, bare)
+    assert len(kept) == 15
+    assert set(counters.names) < set(kept.columns)
+    assert np.array_equal(kept.columns["prerank"], kept.scores)
+    hydrated = bare.with_columns(counters.hydrate(query, bare.rows))
+    scores = GBDT.open(generation, work.config, "home").score(query, hydrated)
+    assert np.array_equal(kept.rows, bare.rows[best(scores, bare.rows, 15)])
+
+
+@pytest.mark.parametrize(
+    ("scene", "model", "on", "cut"),
+    [
+        ("home", "auto", True, False),
+        ("home", "auto", False, True),
+        ("home", "on", False, False),
+        ("home", "off", True, True),
+        ("search", "auto", True, True),
+    ],
+)
+def test_the_config_and_validation_decide_whether_the_model_is_used(
+    work, tmp_path, scene, model, on, cut
+):
+    shutil.copytree(work.draft, tmp_path / "g")
+    path = tmp_path / "g/prerank/home/meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"on": on}))
+    generation = Generation.open(tmp_path / "g")
+    settings = configured(work.config, scene, model)
+    stage = build(generation, settings, scene, ItemCounters.open(generation))
+    assert isinstance(stage, Cut) == cut
+
+
+def configured(config, scene, model):
+    table = config.model_dump(mode="json")
+    table["scenes"][scene]["prerank"]["model"] = model
+    return parse(table)
+
+
+def test_on_without_a_model_is_an_error_that_says_what_to_do(generation, work):
+    with pytest.raises(BadGeneration, match=r'no prerank model for scene .search.*"auto"'):
+        build(
+            generation,
+            configured(work.config, "search", "on"),
+            "search",
+            ItemCounters.open(generation),
+        )
+
+
+@pytest.mark.parametrize("change", ["features", "spec", "text"])
+def test_a_model_of_other_features_or_a_broken_one_is_refused(work, tmp_path, change):
+    shutil.copytree(work.draft, tmp_path / "g")
+    folder = tmp_path / "g/prerank/home"
+    meta = json.loads((folder / "meta.json").read_text())
+    if change == "text":
+        (folder / "model.txt").write_text("tree\nversion=v4\n")
+    else:
+        changed = {"features": meta["features"][1:], "spec": "another"}[change]
+        (folder / "meta.json").write_text(json.dumps(meta | {change: changed}))
+    with pytest.raises(BadGeneration, match=r"model\.txt"):
+        GBDT.open(Generation.open(tmp_path / "g"), work.config, "home")
+
+
+def test_the_job_beats_recall_and_says_what_mattered(work):
+    meta = json.loads((work.draft / "prerank/home/meta.json").read_text())
+    assert meta["on"]
+    figures = meta["metrics"]["nDCG@10"]
+    assert figures["prerank"] > figures["recall"] + 0.1
+    assert meta["metrics"]["GAUC"] > 0.6
+    assert next(iter(meta["importance"])) in ("affinity.category", "gap.price")
+
+
+def test_the_latest_requests_validate(work):
+    train, valid = split(work, "home")
+    assert len(valid) == 32
+    assert max(one.query.at for one in train) < min(one.query.at for one in valid)
+
+
+def test_too_few_requests_train_no_model(tmp_path):
+    work = shop(tmp_path, requests=30)
+    metrics = train_prerank.run(work)
+    assert metrics["home"]["on"] is False
+    assert "30 requests" in metrics["home"]["why"]
+    assert not (work.draft / "prerank/home").exists()
