@@ -1,0 +1,118 @@
+"""
+Vectors of items: by their texts, and by the users who wanted them.
+
+Text vectors come from LSA trained on the catalogue, where an item's document is its own text and
+the queries whose results users wanted (before the cut), or from a sentence-transformers model.
+Behaviour vectors are the right singular vectors of the normalised user-item matrix,
+
+    A_ui = w_ui / √(d_u · d_i)        v_i = the i-th row of V, scaled by √σ, to length 1
+
+(the normalised adjacency that graph recommenders factorise; Chen et al. 2021, "Scalable graph
+collaborative filtering"). Items that fewer than two users wanted have none.
+
+Writes vector/text.npy, vector/encoder/ and vector/behaviour.npy into both drafts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse as sp
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from funnel.catalogue import Catalogue
+from funnel.config import Config
+from funnel.types import Array
+from jobs import events
+from jobs.command import command
+from jobs.fresh import fresh
+from jobs.item_cf import wanted
+from jobs.work import Work
+from recall.bm25 import texts
+from recall.encoder import LSA, Encoder, Sentences, randomized_svd, unit_rows
+
+QUERIES = 8  # different queries that an item's document takes, the most frequent ones
+REPEATS = 3  # times that a query counts at most
+
+
+def clicked_queries(found: DataFrame, config: Config, before: int) -> DataFrame:
+    """row, query, count: which queries led to a positive action on which item before the cut."""
+    weight = events.positives(config.data.positive, config.all_actions)
+    hits = found.where((F.col("timestamp") < before) & (F.col("query") != "") & (weight > 0))
+    return hits.groupBy("row", F.lower("query").alias("query")).count()
+
+
+def documents(items: Catalogue, config: Config, clicked: pa.Table | None) -> list[str]:
+    """One text an item: its searchable columns, then the queries that led to it."""
+    names = [name for name in config.data.text if name in items.table.column_names]
+    columns = [texts(items.table.column(name)) for name in names]
+    found = [" ".join(part for part in row if part) for row in zip(*columns, strict=True)]
+    if clicked is None:
+        return found
+    of_row: dict[int, Counter[str]] = {}
+    for row, query, count in zip(
+        *(clicked.column(name).to_pylist() for name in ("row", "query", "count")), strict=True
+    ):
+        of_row.setdefault(row, Counter())[query] += count
+    for row, queries in of_row.items():
+        best = sorted(queries.items(), key=lambda pair: (-pair[1], pair[0]))[:QUERIES]
+        found[row] += " " + " ".join(q for q, n in best for _ in range(min(n, REPEATS)))
+    return found
+
+
+def encoded(target: Path, documents: Sequence[str], encoder: Encoder) -> int:
+    """Writes the encoder and the items' text vectors; how many items have one."""
+    vectors = encoder.encode(documents).astype(np.float32)
+    np.save(target / "text.npy", vectors)
+    encoder.save(target / "encoder")
+    return int(np.any(vectors != 0, axis=1).sum())
+
+
+def behaviour(wants: pa.Table, items: int, width: int, seed: int) -> Array:
+    """(items, width) float32 unit rows; zero where fewer than two users wanted the item."""
+    users = wants.column("user_id").combine_chunks().dictionary_encode().indices.to_numpy()
+    rows = wants.column("row").to_numpy()
+    matrix = sp.csr_matrix(
+        (wants.column("weight").to_numpy(), (users, rows)), shape=(int(users.max()) + 1, items)
+    )
+    known = np.asarray((matrix > 0).sum(0)).ravel() >= 2
+    matrix = matrix @ sp.diags(known.astype(float))
+    degrees = [np.asarray(matrix.sum(axis)).ravel() for axis in (1, 0)]
+    left, right = (sp.diags(1 / np.sqrt(np.where(d > 0, d, 1))) for d in degrees)
+    values, vectors = randomized_svd((left @ matrix @ right).tocsr(), width, seed)
+    return np.asarray(unit_rows(vectors * np.sqrt(values)), np.float32)
+
+
+def run(work: Work) -> Mapping[str, Any]:
+    config, metrics = work.config, {}
+    settings, seed = config.vectors, config.build.seed
+    items = Catalogue(work.draft / "items")
+    sentences = Sentences.open(settings.encoder) if settings.encoder else None
+    for draft, cut in work.drafts:
+        target, clicked = fresh(draft / "vector"), None
+        if work.has("events"):
+            happened = events.read(work)
+            clicked = clicked_queries(happened, config, cut).toArrow()
+            wants = (
+                wanted(happened, config, cut)
+                .toArrow()
+                .sort_by([("user_id", "ascending"), ("row", "ascending")])
+            )
+            if len(wants):
+                made = behaviour(wants, len(items), settings.behaviour_width, seed)
+                np.save(target / "behaviour.npy", made)
+                metrics["behaviour_items"] = int(np.any(made != 0, axis=1).sum())
+        own = documents(items, config, clicked if sentences is None else None)
+        encoder = sentences or LSA.train(own, settings.text_width, seed)
+        metrics["text_items"] = encoded(target, own, encoder)
+    return metrics
+
+
+if __name__ == "__main__":
+    command(run, __doc__)

@@ -1,0 +1,117 @@
+"""Selectors: what every one promises, and each against its formula written naively."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from funnel.stage import Select, Selector
+from funnel.types import Candidates, Query
+from rerank.dedup import Dedup
+from rerank.mmr import MMR, relevance
+from rerank.signatures import resemblance, shingles, signatures
+
+DRAW = np.random.default_rng(5)
+VECTORS = DRAW.normal(size=(1000, 8))
+VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
+VECTORS[::7] = 0  # some items have none
+CODES = DRAW.integers(-1, 40, 1000)
+TEXTS = [f"red shoe number {n // 2} for running and hiking" for n in range(1000)]
+SIGNATURES = signatures(TEXTS)
+
+SELECTORS: list[Selector] = [
+    Dedup(),
+    Dedup(products=CODES.__getitem__),
+    Dedup(CODES.__getitem__, SIGNATURES.__getitem__),
+    MMR(VECTORS.__getitem__, 0.0),
+    MMR(VECTORS.__getitem__, 0.3),
+    MMR(VECTORS.__getitem__, 1.0),
+]
+
+
+def candidates(n: int, seed: int = 0, broken: bool = True) -> Candidates:
+    draw = np.random.default_rng(seed)
+    rows = draw.choice(1000, n, replace=False).astype(np.int32)
+    scores = draw.normal(size=n).astype(np.float32).round(1)
+    if broken and n > 3:
+        scores[draw.choice(n, 2, replace=False)] = [np.nan, np.inf]
+    return Candidates(rows, scores)
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
+@pytest.mark.parametrize("n", [0, 1, 5, 200])
+def test_a_selector_returns_distinct_valid_indices_and_repeats_itself(
+    selector: Selector, n: int
+) -> None:
+    found = candidates(n)
+    index = selector.select(Query(limit=20), found)
+    assert len(set(index.tolist())) == len(index)
+    assert all(0 <= i < n for i in index)
+    assert n == 0 or len(index) > 0
+    np.testing.assert_array_equal(index, selector.select(Query(limit=20), found))
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
+def test_a_page_does_not_depend_on_the_order_of_what_came_in(selector: Selector) -> None:
+    found = candidates(60)
+    shuffled = found.take(np.random.default_rng(1).permutation(60))
+    pages = [Select([selector]).run(Query(limit=20), c).rows.tolist() for c in (found, shuffled)]
+    assert pages[0] == pages[1]
+
+
+def test_no_diversity_is_the_order_of_the_scores() -> None:
+    found = candidates(50)
+    page = found.take(MMR(VECTORS.__getitem__, 0.0).select(Query(limit=20), found))
+    np.testing.assert_array_equal(page.rows, found.top(50).rows)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 40), st.integers(0, 1000), st.floats(0.01, 1.0), st.integers(1, 30))
+def test_mmr_equals_its_formula(n: int, seed: int, diversity: float, limit: int) -> None:
+    found = candidates(n, seed, broken=False).top(n)
+    scores, vectors = relevance(found.scores), VECTORS[found.rows]
+    chosen: list[int] = []
+    while len(chosen) < min(limit, n):
+        values = {
+            i: (1 - diversity) * scores[i]
+            - diversity * max([0.0, *(float(vectors[i] @ vectors[j]) for j in chosen)])
+            for i in range(n)
+            if i not in chosen
+        }
+        top = max(values.values())
+        chosen.append(min(i for i, value in values.items() if value >= top - 1e-12))
+    index = MMR(VECTORS.__getitem__, diversity).select(Query(limit=limit), found)
+    assert index[: len(chosen)].tolist() == chosen
+
+
+def test_the_better_of_two_alike_survives() -> None:
+    rows = np.array([10, 11, 12, 500], np.int32)  # 10 and 11 have the same text
+    found = Candidates(rows, np.array([0.1, 0.9, 0.5, 0.9], np.float32))
+    kept = found.take(Dedup(signatures=SIGNATURES.__getitem__).select(Query(), found))
+    assert kept.rows.tolist() == [11, 500, 12]
+    codes = np.full(1000, -1)
+    codes[[11, 500]] = 3
+    kept = found.take(Dedup(products=codes.__getitem__).select(Query(), found))
+    assert kept.rows.tolist() == [11, 12, 10]
+
+
+def test_likeness_goes_through_survivors_only() -> None:
+    marks = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 2], [1, 1, 1, 2, 2]], np.uint32)
+    found = Candidates(np.arange(3, dtype=np.int32), np.array([3, 2, 1], np.float32))
+    kept = Dedup(signatures=marks.__getitem__).select(Query(), found)
+    assert kept.tolist() == [0, 2]  # 2 is like 1, which is gone, and not like 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text("abcd ", min_size=0, max_size=40), min_size=2, max_size=2))
+def test_signatures_estimate_the_jaccard_similarity_of_word_pairs(texts: list[str]) -> None:
+    a, b = (set(shingles(text)) for text in texts)
+    exact = len(a & b) / len(a | b) if a and b else 0.0
+    said = resemblance(signatures(texts))[0, 1]
+    assert abs(said - exact) <= 4 * np.sqrt(max(exact * (1 - exact), 0.02) / 48)
+
+
+def test_texts_without_words_are_like_nothing() -> None:
+    assert resemblance(signatures(["", "!?", "a b"])).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
