@@ -12,7 +12,7 @@ import fcntl
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -93,50 +93,63 @@ STEPS = (
         "vectors",
         after=("items", "events"),
         sections=("data", "vectors", "build"),
-        code=("recall/encoder.py",),
+        code=("jobs/item_cf.py", "recall/bm25.py", "recall/encoder.py"),
         makes=both("vector"),
     ),
     Step(
         "index_vector",
         after=("vectors",),
         sections=("vectors",),
+        code=("recall/vector.py",),
         makes=both("vector/text.faiss", "vector/behaviour.faiss"),
     ),
-    Step("index_bm25", after=("items",), sections=("data",), makes=both("bm25")),
+    Step(
+        "index_bm25",
+        after=("items",),
+        sections=("data",),
+        code=("recall/bm25.py",),
+        makes=both("bm25"),
+    ),
     Step("signatures", after=("items",), sections=("data",), makes=both("dedup")),
     Step(
-        "fusion",
-        after=("users", "item_stats", "item_cf", "index_vector", "index_bm25"),
+        "requests",
+        after=("events", "users"),
         tables=("queries", "qrels"),
-        sections=("data", "scenes", "build"),
+        sections=("data", "features", "scenes", "build"),
+        code=("jobs/events.py",),
+        makes=("tables/requests",),
+    ),
+    Step(
+        "fusion",
+        after=("requests", "item_stats", "item_cf", "index_vector", "index_bm25"),
+        sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),
     ),
     Step(
         "samples",
-        after=("user_stats", "fusion"),
-        tables=("queries", "qrels"),
+        after=("requests", "fusion"),
         sections=("data", "features", "scenes", "build"),
-        code=("jobs/requests.py", "jobs/candidates.py", "jobs/counters_at.py", "recall"),
-        makes=("samples", "tables/requests"),
+        code=("jobs/candidates.py", "jobs/counters_at.py", "recall"),
+        makes=("samples",),
     ),
     Step(
         "train_prerank",
         after=("samples",),
         sections=("data", "features", "scenes", "build", "prerank"),
-        code=("prerank", "features"),
+        code=("jobs/judged.py", "prerank", "features"),
         makes=both("prerank"),
     ),
     Step(
         "train_rank",
         after=("samples", "train_prerank"),
         sections=("data", "features", "scenes", "build", "rank"),
-        code=("rank", "features"),
+        code=("jobs/judged.py", "prerank", "rank", "features"),
         makes=both("rank"),
     ),
     Step(
         "golden",
-        after=("train_rank", "signatures"),
+        after=("train_rank", "signatures", "user_stats"),
         sections=("scenes",),
         code=("prerank", "rank", "rerank", "features", "funnel/pipeline.py"),
         makes=("golden.json",),
@@ -192,13 +205,15 @@ def execute(step: Step, work: Work) -> dict[str, Any]:
     return dict(importlib.import_module(f"jobs.{step.name}").run(work))
 
 
-def run(work: Work, force: bool = False, tell: Tell | None = None) -> dict[str, Any]:
-    """Every step that is not finished, then what the last one published."""
+def run(
+    work: Work, force: bool = False, tell: Tell | None = None, steps: Sequence[Step] = STEPS
+) -> dict[str, Any]:
+    """Every step that is not finished, in order; returns what the last one said of itself."""
     tell = tell or (lambda step, metrics, seconds: None)
     with locked(work):
         begin(work)
         done: dict[str, str] = {}
-        for step in STEPS:
+        for step in steps:
             work.progress(step.name)
             done[step.name] = key(step, work, done)
             if not force and finished(step, done[step.name], work):
@@ -206,13 +221,13 @@ def run(work: Work, force: bool = False, tell: Tell | None = None) -> dict[str, 
                 continue
             _forget(work, step)
             start = time.perf_counter()
-            metrics = execute(step, work)
+            made = execute(step, work)
             seconds = time.perf_counter() - start
-            _remember(work, step, done[step.name], metrics, seconds)
-            tell(step, metrics, seconds)
+            _remember(work, step, done[step.name], made, seconds)
+            tell(step, made, seconds)
         state = read_state(work.root)["steps"]
-    published: dict[str, Any] = state[STEPS[-1].name]["metrics"]
-    return published
+    metrics: dict[str, Any] = state[steps[-1].name]["metrics"]
+    return metrics
 
 
 Tell = Callable[[Step, Mapping[str, Any] | None, float], None]

@@ -15,13 +15,9 @@ import pyarrow as pa
 from funnel.catalogue import id_hash
 from funnel.generation import Generation
 from funnel.stage import Stage
-from funnel.types import Array, Candidates, Floats, History, Query, Rows
+from funnel.types import Array, Candidates, Floats, Rows
+from jobs.requests import Outcome, read_back
 
-OUTCOME = (
-    ("rows", pa.list_(pa.int32())),  # items that the user saw, or that were judged
-    ("labels", pa.list_(pa.float32())),
-    ("positions", pa.list_(pa.int32())),  # from 1, 0 where not shown
-)
 HEAD = (
     ("request_id", pa.string()),
     ("scene", pa.string()),
@@ -68,9 +64,9 @@ class Recalled:
         return {name: build(generation, generation.config, name, parts=parts) for name in scenes}
 
     def batch(self, request: Mapping[str, Any], stages: dict[str, Stage]) -> pa.Table:
-        query = asked(request)
+        query, became = read_back(request)
         found = stages[query.scene].run(query, Candidates.empty())
-        labels, positions, known = outcome(found.rows, request)
+        labels, positions, known = outcome(found.rows, became)
         draw = np.random.default_rng([self.seed, id_hash(query.request_id)])
         index = thinned(known, self.negatives, draw)
         found, n = found.take(index), len(index)
@@ -88,30 +84,12 @@ class Recalled:
         return pa.table({**columns, **evidence}, schema=self.schema)
 
 
-def asked(request: Mapping[str, Any]) -> Query:
-    """What recall looks at, out of a row of the requests table."""
-    return Query(
-        request_id=request["request_id"],
-        scene=request["scene"],
-        user_id=request["user_id"],
-        text=request["text"],
-        at=request["at"],
-        history=History(
-            np.asarray(request["history_rows"], np.int32),
-            np.asarray(request["history_actions"], np.int8),
-            np.asarray(request["history_times"], np.int64),
-        ),
-        excluded=np.asarray(request["excluded"], np.int32),
-    )
-
-
-def outcome(rows: Rows, request: Mapping[str, Any]) -> tuple[Floats, Rows, Array]:
+def outcome(rows: Rows, became: Outcome) -> tuple[Floats, Rows, Array]:
     """Labels, positions, and whether either is known, of the rows that recall returned."""
-    places = {row: place for place, row in enumerate(request["rows"])}
+    places = {row: place for place, row in enumerate(became)}
     at = np.array([places.get(row, -1) for row in rows.tolist()], np.int64)
-    labels = np.array([*request["labels"], 0.0], np.float32)[at]
-    positions = np.array([*request["positions"], 0], np.int32)[at]
-    return labels, positions, at >= 0
+    labels, positions = zip(*became.values(), (0.0, 0), strict=True)  # the last where not known
+    return np.array(labels, np.float32)[at], np.array(positions, np.int32)[at], at >= 0
 
 
 def thinned(known: Array, most: int, draw: np.random.Generator) -> Array:

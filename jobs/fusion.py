@@ -43,12 +43,12 @@ def answers(query: Query, config: Config, parts: Parts, filters: Filters) -> Fou
 
 
 def run(work: Work) -> Mapping[str, Any]:
-    from jobs.samples import requests
+    from jobs.requests import requests
 
     config, metrics = work.config, {}
     targets = [fresh(draft / "fusion") for draft, _ in work.drafts]
     generation = Generation.open(work.past_draft, check=False)
-    asked = requests(work, generation)
+    asked = requests(work)
     parts, filters = Parts.open(generation, config), Filters.open(generation, config)
     for scene in config.scenes:
         own = [(q, became) for q, became in asked if q.scene == scene]

@@ -26,7 +26,7 @@ from funnel.pipeline import Pipeline, offline
 from funnel.types import Candidates, History, Query
 from jobs import events
 from jobs.command import command
-from jobs.samples import searches
+from jobs.requests import searches
 from jobs.work import Work
 
 EACH = 4  # requests a scene

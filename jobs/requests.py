@@ -1,30 +1,62 @@
 """
-Training requests out of events, point in time: what was asked, what the user had done before, and
-what the user did then.
+Training requests, point in time: what was asked, what the user had done before, and what the user
+did then.
 
 A request is what events share a request id; where they have none, what a user looked at after
 typing one query in one session; without a query either, each positive event is a request by itself.
+Requests lie in [past, until). Graded queries of the training split join the searches, without a
+user, as of `past`.
+
+Writes tables/requests: a request log's requests, with the `rows`, `labels` and `positions` of what
+the user saw and did, or a judge said.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.fold import IMPRESSION
-from funnel.config import Config
-from jobs.events import positives
+from funnel.catalogue import id_hash
+from funnel.config import Config, Scene
+from funnel.dataset import read
+from funnel.errors import BadData
+from funnel.evaluate import TEST_SHARE
+from funnel.gateway import excluded_rows, user_columns
+from funnel.generation import Generation
+from funnel.log import Logged, tables
+from funnel.types import Candidates, History, Query
+from jobs import events
+from jobs.command import command
+from jobs.fresh import fresh
 from jobs.user_stats import NEWEST
+from jobs.work import Work
 
 HOUR_MS = 3_600_000  # what a user does within it belongs to a request
 VISIT_MS = HOUR_MS // 2  # conversions in the same session count for what was shown this long before
+NEXT = 10  # of a user's positive actions, where each is a request by itself
+OUTCOME = (  # lists of one length, beside each request
+    ("rows", pa.list_(pa.int32())),  # items that the user saw, or that were judged
+    ("labels", pa.list_(pa.float32())),
+    ("positions", pa.list_(pa.int32())),  # from 1, 0 where not shown
+)
+Outcome = Mapping[int, tuple[float, int]]  # row -> label, position (0: not shown)
 
 
-def keyed(events: DataFrame, config: Config) -> DataFrame:
+def keyed(happened: DataFrame, config: Config) -> DataFrame:
     """Events with `weight` (as a label), `scene` and `text` (never null), and the request they
     belong to: `request`, null where they do not, and `alone` where one event is the request."""
     text = F.trim(F.regexp_replace(F.coalesce("query", F.lit("")), r"\s+", " "))
-    weight = positives(config.data.positive, config.all_actions)
+    weight = events.positives(config.data.positive, config.all_actions)
     visit = F.concat_ws("\n", F.coalesce("session_id", "user_id"), F.col("text"))
     own = F.concat(F.lit("event-"), F.hex(F.xxhash64("user_id", "row", "action", "timestamp")))
     named = F.nullif(F.col("request_id"), F.lit(""))
@@ -34,7 +66,7 @@ def keyed(events: DataFrame, config: Config) -> DataFrame:
         F.when(F.col("text") != "", "search").otherwise("home"),
     )
     return (
-        events.withColumns({"text": text, "weight": weight})
+        happened.withColumns({"text": text, "weight": weight})
         .withColumn("scene", scene)
         .withColumn("alone", shared.isNull())
         .withColumn("request", F.coalesce(shared, F.when(F.col("weight") > 0, own)))
@@ -116,3 +148,171 @@ def surrounded(requests: DataFrame, events: DataFrame, config: Config, before: i
 def _sorted(entry: Column) -> Column:
     """The entries that are not null, in the order of their first field."""
     return F.sort_array(F.collect_list(entry))
+
+
+def outcome(after: Sequence[Mapping[str, Any]], alone: bool) -> Outcome:
+    """What became of a request, from the events that followed it in order of time.
+
+    The label of an item is the highest weight that an action on it has, in the request itself or
+    later in the visit. A request that is one event by itself takes the user's next ones too.
+    """
+    found: dict[int, tuple[float, int]] = {}
+    shown = {event["row"] for event in after if event["own"]}
+    for event in after:
+        row, weight, position = event["row"], event["weight"], 0
+        if alone:
+            if weight <= 0 or (row not in found and len(found) == NEXT):
+                continue
+        elif not event["own"] and not (event["visit"] and row in shown):
+            continue
+        if event["own"] and weight <= 0:  # an impression
+            position = event["position"] or 1 + sum(at > 0 for _, at in found.values())
+        label, place = found.get(row, (0.0, 0))
+        found[row] = (max(label, weight), place or position)
+    return found
+
+
+def from_events(
+    table: pa.Table, generation: Generation, config: Config
+) -> Iterator[tuple[Query, Outcome]]:
+    """Requests as `surrounded` gives them, as queries with what became of them."""
+    for request in table.to_pylist():
+        history = History(
+            np.asarray(request["history_rows"], np.int32),
+            np.asarray(request["history_actions"], np.int8),
+            np.asarray(request["history_times"], np.int64),
+        )
+        became = outcome(request["after"], request["alone"])
+        scene = config.scenes[request["scene"]]
+        excluded = excluded_rows(history, scene, config.all_actions)
+        wanted = [row for row, (label, _) in became.items() if label > 0]
+        query = Query(
+            request_id=request["request"],
+            scene=request["scene"],
+            user_id=request["user_id"],
+            text=request["text"],
+            at=request["at"],
+            limit=scene.limit,
+            history=history,
+            user=user_columns(request["user_id"], generation, config),
+            excluded=np.setdiff1d(excluded, wanted).astype(np.int32),
+            generation=generation.id,
+        )
+        yield query, became
+
+
+def from_grades(work: Work, generation: Generation, scene: str) -> Iterator[tuple[Query, Outcome]]:
+    """The graded queries of the training split; without splits those that `evaluate` leaves."""
+    if not (work.has("queries") and work.has("qrels")):
+        return
+    queries = read(work.data, "queries", ["query_id", "query", "split"])
+    if queries.column("split").null_count < len(queries):
+        queries = queries.filter(pc.equal(queries.column("split"), "train"))
+    else:
+        train = [id_hash(q) / 2**64 >= TEST_SHARE for q in queries.column("query_id").to_pylist()]
+        queries = queries.filter(pa.array(train, pa.bool_()))
+    qrels = read(work.data, "qrels", ["query_id", "item_id", "grade"])
+    rows = generation.items.rows(qrels.column("item_id").to_pylist())
+    judged: dict[str, dict[int, tuple[float, int]]] = {}
+    columns = zip(
+        qrels.column("query_id").to_pylist(),
+        rows.tolist(),
+        qrels.column("grade").to_pylist(),
+        strict=True,
+    )
+    for name, row, grade in columns:
+        if row >= 0:
+            judged.setdefault(name, {})[row] = (float(grade), 0)
+    for query in queries.to_pylist():
+        became = judged.get(query["query_id"], {})
+        if any(label > 0 for label, _ in became.values()):
+            asked = Query(
+                request_id=f"query-{query['query_id']}",
+                scene=scene,
+                text=" ".join(query["query"].split()),
+                at=work.past,
+                limit=work.config.scene(scene).limit,
+                generation=generation.id,
+            )
+            yield asked, became
+
+
+def drawn(work: Work, generation: Generation) -> list[tuple[Query, Outcome]]:
+    """All training requests. Graded queries take at most half of a scene that has events too."""
+    config, most = work.config, work.config.build.requests
+    found: list[tuple[Query, Outcome]] = []
+    if work.has("events"):
+        happened = keyed(events.read(work), config)
+        chosen = asked(happened, config, work.past, work.until)
+        around = surrounded(chosen, happened, config, work.until).toArrow()
+        around = around.sort_by([("at", "ascending"), ("request", "ascending")])
+        found = list(from_events(around, generation, config))
+    for name, scene in config.scenes.items():
+        if searches(scene):
+            own = [query.request_id for query, _ in found if query.scene == name]
+            graded = list(from_grades(work, generation, name))
+            graded = graded[: max(most // 2, most - len(own))]
+            spare = set(sorted(own, key=id_hash)[most - len(graded) :])
+            found = [entry for entry in found if entry[0].request_id not in spare] + graded
+    return found
+
+
+def searches(scene: Scene) -> bool:
+    bm25 = scene.recall.channels.get("bm25")
+    return bm25 is not None and bm25.limit > 0
+
+
+def path(work: Work) -> Path:
+    return work.tables / "requests"
+
+
+def written(path: Path, found: Sequence[tuple[Query, Outcome]]) -> None:
+    """The requests and what became of them, as Parquet."""
+    table, _ = tables([Logged(query, Candidates.empty()) for query, _ in found])
+    columns: list[list[Any]] = [[list(became) for _, became in found]]
+    columns += [[[part[i] for part in became.values()] for _, became in found] for i in (0, 1)]
+    for (name, kind), values in zip(OUTCOME, columns, strict=True):
+        table = table.append_column(name, pa.array(values, kind))
+    pq.write_table(table, fresh(path) / "part-0.parquet", compression="zstd")
+
+
+def read_back(request: Mapping[str, Any]) -> tuple[Query, Outcome]:
+    """A row of the table as it was before it was written, user columns left out."""
+    query = Query(
+        request_id=request["request_id"],
+        scene=request["scene"],
+        user_id=request["user_id"],
+        text=request["text"],
+        at=request["at"],
+        limit=request["limit"],
+        history=History(
+            np.asarray(request["history_rows"], np.int32),
+            np.asarray(request["history_actions"], np.int8),
+            np.asarray(request["history_times"], np.int64),
+        ),
+        excluded=np.asarray(request["excluded"], np.int32),
+        generation=request["generation"],
+    )
+    became = zip(request["labels"], request["positions"], strict=True)
+    return query, dict(zip(request["rows"], became, strict=True))
+
+
+def requests(work: Work) -> list[tuple[Query, Outcome]]:
+    """What this job wrote. Raises `BadData` before it ran."""
+    return [read_back(request) for request in table(work).to_pylist()]
+
+
+def table(work: Work) -> pa.Table:
+    if not path(work).is_dir():
+        raise BadData(f"{path(work)} is missing: run `python -m jobs.requests {work.data}` first")
+    return pq.read_table(path(work))
+
+
+def run(work: Work) -> dict[str, Any]:
+    found = drawn(work, Generation.open(work.past_draft, check=False))
+    written(path(work), found)
+    return dict(Counter(query.scene for query, _ in found))
+
+
+if __name__ == "__main__":
+    command(run, __doc__)

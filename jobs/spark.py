@@ -54,6 +54,8 @@ def session(
         }
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # Spark has no setting for it
         if master.startswith("local"):
+            # The second compiler costs a build of minutes more than it gains it.
+            settings["spark.driver.extraJavaOptions"] += " -XX:TieredStopAtLevel=1"
             settings["spark.driver.host"] = settings["spark.driver.bindAddress"] = "127.0.0.1"
             settings["spark.executorEnv.PYTHONPATH"] = str(ROOT)
     if scratch is not None:
