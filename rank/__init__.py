@@ -1,0 +1,66 @@
+"""Rank: a deep model orders what prerank kept, and says how likely a click is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from funnel.config import Config
+from funnel.errors import BadGeneration
+from funnel.generation import Generation
+from funnel.stage import Chain, Cut, Hydrator, Score, Stage
+from funnel.types import Candidates, Query
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Adds live counters where prerank did not."""
+
+    counters: Hydrator
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        if any(name.startswith("live.") for name in candidates.columns):
+            return candidates
+        return candidates.with_columns(self.counters.hydrate(query, candidates.rows))
+
+
+@dataclass(frozen=True)
+class Probable:
+    """Adds `p.click`, the probability that the scores are the logits of."""
+
+    def run(self, query: Query, candidates: Candidates) -> Candidates:
+        with np.errstate(over="ignore"):  # of a very low logit: the probability is 0
+            p = 1 / (1 + np.exp(-candidates.scores))
+        return candidates.with_columns({"p.click": p.astype(np.float32)})
+
+
+def build(generation: Generation, config: Config, scene: str, counters: Hydrator) -> Stage:
+    """The rank stage of a scene: the model's logits as column `rank`, and `p.click`.
+
+    Without a model, or with one that lost to prerank's order on validation (unless the config says
+    `on`), it keeps the top of prerank's order. Raises `BadGeneration` where the config says `on`
+    and there is no model, or the model was trained on other features.
+    """
+    settings = config.scene(scene).rank
+    if not usable(generation, scene, settings.model):
+        return Cut(settings.keep)
+    from rank.scorer import DeepFMScorer  # torch, which a scene without a model does not need
+
+    scorer = DeepFMScorer.open(generation, config, scene)
+    return Chain((Counted(counters), Score(scorer, settings.keep, "rank"), Probable()))
+
+
+def usable(generation: Generation, scene: str, model: str) -> bool:
+    """Whether the scene's model is to be used; `model` is auto, on or off.
+
+    Raises `BadGeneration` for `on` without a model.
+    """
+    name = f"rank/{scene}/meta.json"
+    there = generation.has(name) and generation.has(f"rank/{scene}/model.safetensors")
+    if model == "on" and not there:
+        raise BadGeneration(
+            f"{generation.path} has no rank model for scene '{scene}', and the config says "
+            f'scenes.{scene}.rank.model = "on": set it to "auto", or build with more events'
+        )
+    return model != "off" and there and (model == "on" or bool(generation.json(name)["on"]))

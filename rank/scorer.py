@@ -1,0 +1,146 @@
+"""
+A trained ranker as a `Scorer`: weights in safetensors, everything else that it needs in meta.json.
+
+    rank/<scene>/model.safetensors   the weights, and the encoding under `encoding.`
+    rank/<scene>/meta.json           on, the model's name and config, the features it takes, metrics
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
+
+from features.assemble import Assembler, Fields
+from funnel.config import Config
+from funnel.errors import BadGeneration
+from funnel.generation import Generation, write_text
+from funnel.types import Array, Candidates, Floats, Query
+from rank.deepfm import DeepFM, DeepFMConfig
+from rank.encoding import Encoded, Encoding, Raw
+from rank.train import tensors
+
+PREFIX = "encoding."
+EVIDENCE = ("prerank",)  # columns of earlier stages taken as numbers beside the assembler's
+
+
+class DeepFMScorer:
+    """Logits of the candidates; one thread a request, nothing done item by item."""
+
+    def __init__(self, model: DeepFM, encoding: Encoding, reader: Reader):
+        self.model, self.encoding, self.reader = model.eval(), encoding, reader
+
+    @staticmethod
+    def open(generation: Generation, config: Config, scene: str) -> DeepFMScorer:
+        """The scene's ranker. Raises `BadGeneration` where it is missing, broken, or was trained
+        on other features than the generation declares."""
+        meta = generation.json(f"rank/{scene}/meta.json")
+        path = generation.file(f"rank/{scene}/model.safetensors")
+        assembler = Assembler(generation, config, scene)
+        if meta.get("features") != names(assembler) or meta.get("spec") != assembler.spec.hash:
+            raise BadGeneration(
+                f"{path} was trained on other features than the generation declares: "
+                "build the generation again"
+            )
+        try:
+            weights = load_file(path)
+            encoding = Encoding(
+                **{
+                    name.removeprefix(PREFIX): weights.pop(name).numpy()
+                    for name in [name for name in weights if name.startswith(PREFIX)]
+                }
+            )
+            model = DeepFM(configured(meta["config"]))
+            model.load_state_dict(weights)
+        except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
+            said = str(error).splitlines()[0]
+            raise BadGeneration(
+                f"{path} does not fit its meta.json ({said}): build the generation again"
+            ) from error
+        liked = positive(generation)
+        torch.set_num_threads(1)  # of this process: requests run beside each other, not in parts
+        return DeepFMScorer(model, encoding, Reader(assembler, int(meta["history"]), liked))
+
+    def score(self, query: Query, candidates: Candidates) -> Floats:
+        if not len(candidates):
+            return np.empty(0, np.float32)
+        fields = self.reader.fields(query, candidates)
+        return self.logits(self.encoding(self.reader.raw([fields])))
+
+    def logits(self, encoded: Encoded) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = self.model(*tensors(encoded, torch.device("cpu"))).numpy()
+        return logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """What a ranker takes of a request, in training and in serving alike."""
+
+    assembler: Assembler
+    history: int  # newest positive actions
+    liked: Array  # by action code, the last for unknown ones
+
+    def fields(self, query: Query, candidates: Candidates) -> Fields:
+        """The assembler's fields, with the evidence among the numbers."""
+        fields = self.assembler.fields(query, candidates)
+        missing = np.full(len(candidates), np.nan, np.float32)
+        columns = [candidates.columns.get(name, missing) for name in EVIDENCE]
+        return replace(fields, numbers=np.column_stack([fields.numbers, *columns]))
+
+    def raw(self, fields: Sequence[Fields]) -> Raw:
+        return Raw.of(fields, self.assembler.multi, self.history, self.liked)
+
+    def fit(self, raw: Raw) -> Encoding:
+        assembler = self.assembler
+        every = (*assembler.categorical, *assembler.multi)
+        sizes = [assembler.vocab[name] for name in every]
+        return Encoding.fit(raw, sizes, [every.index(name) for name in assembler.item_fields])
+
+
+def names(assembler: Assembler) -> dict[str, list[str]]:
+    """Everything a ranker takes, in order."""
+    return {
+        "categorical": list(assembler.categorical),
+        "numbers": [*assembler.names, *EVIDENCE],
+        "multi": list(assembler.multi),
+        "history": list(assembler.item_fields),
+    }
+
+
+def positive(generation: Generation) -> Array:
+    """(actions + 1,) whether an action says that a user wants an item, by its code."""
+    weights = generation.config.data.positive
+    return np.array([*(name in weights for name in generation.manifest.actions), False])
+
+
+def configured(table: Mapping[str, Any]) -> DeepFMConfig:
+    lists = {name: tuple(table[name]) for name in ("vocab", "shared", "hidden")}
+    return DeepFMConfig(**{**table, **lists})
+
+
+def save(
+    path: Path, model: DeepFM, encoding: Encoding, reader: Reader, meta: Mapping[str, Any]
+) -> None:
+    """Writes the two files of a scene's ranker; `meta` adds `on`, `metrics` and so on."""
+    path.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    arrays = {PREFIX + name: np.ascontiguousarray(a) for name, a in encoding.arrays().items()}
+    save_file({**weights, **arrays}, path / "model.safetensors")
+    table = {
+        "model": "deepfm",
+        "config": asdict(model.config),
+        "features": names(reader.assembler),
+        "spec": reader.assembler.spec.hash,
+        "history": reader.history,
+        **meta,
+    }
+    write_text(path / "meta.json", json.dumps(table, indent=1))

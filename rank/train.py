@@ -1,0 +1,217 @@
+"""
+The one training loop of all rankers.
+
+A ranker is a module that takes what `Encoded` holds and returns logits (N,). The loss is a sum of
+two: cross-entropy of every candidate, which makes sigmoid(logit) a probability, and of the softmax
+over each request's candidates (Cao et al. 2007, "Learning to rank: from pairwise approach to
+listwise approach", ListNet's top-one loss), which makes the order right.
+
+N candidates of R requests
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from funnel.config import Rank
+from funnel.errors import BadData
+from funnel.metrics import grouped_ndcg_at_k
+from funnel.types import Array, Floats
+from rank.encoding import Encoded
+
+PATIENCE = 2  # epochs without an improvement on validation
+CHUNK = 1 << 14  # candidates scored at a time
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # as `Encoded` has them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Requests with their labels, each request's candidates beside each other."""
+
+    inputs: Encoded
+    labels: Floats  # (N,) 0 for nothing, higher for more
+    rows: NDArray[np.int32]  # (N,) the items, to break ties
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What validation said after an epoch."""
+
+    loss: float
+    ndcg: float  # at 10, NaN without positives
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    model: nn.Module  # of the best epoch, on the CPU, in evaluation mode
+    epochs: tuple[Epoch, ...]
+    best: int  # its place among the epochs
+
+
+def fit(
+    make: Callable[[], nn.Module],
+    train: Table,
+    valid: Table,
+    settings: Rank,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, steps: None,
+) -> Fitted:
+    """Trains `make()` on `train` until `valid` stops improving; an NVIDIA GPU is used if there is
+    one. The same tables, settings and seed give the same weights on a CPU.
+
+    `progress(done, steps)` is called after every step. Raises `BadData` if training diverges.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make().to(device)
+        optimizer = adam(model, settings)
+        data = Packed.of(train, device)
+        batches = data.batches(settings.batch, shuffle=False)
+        steps, done = settings.epochs * len(batches), 0
+        epochs: list[Epoch] = []
+        best, weights = 0, copy.deepcopy(model.state_dict())
+        for epoch in range(settings.epochs):
+            model.train()
+            for requests in data.batches(settings.batch, shuffle=True):
+                inputs, labels = data.take(requests)
+                with autocast(device):
+                    logits = model(*inputs)
+                value = loss(logits.float(), labels, inputs[-1], len(requests))
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(value)
+                optimizer.step()
+                done += 1
+                progress(done, steps)
+            epochs.append(judge(model, valid, device))
+            if epochs[epoch].loss < epochs[best].loss or epoch == 0:
+                best, weights = epoch, copy.deepcopy(model.state_dict())
+            elif epoch - best >= PATIENCE:
+                break
+    if not np.isfinite(epochs[best].loss):
+        raise BadData(
+            f"training diverged (validation loss {epochs[best].loss}): "
+            f"lower rank.learning_rate, which is {settings.learning_rate:g}"
+        )
+    progress(steps, steps)
+    model.load_state_dict(weights)
+    return Fitted(model.cpu().eval(), tuple(epochs), best)
+
+
+def adam(model: nn.Module, settings: Rank) -> torch.optim.Optimizer:
+    """Adam, with L2 on the embeddings alone: there the parameters outnumber the data."""
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    known = {id(table) for table in tables}
+    others = [p for p in model.parameters() if id(p) not in known]
+    groups = [
+        {"params": tables, "weight_decay": settings.embedding_l2},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the GPU has it; it needs no loss scaling."""
+    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def loss(logits: Tensor, labels: Tensor, owner: Tensor, requests: int) -> Tensor:
+    """Both cross-entropies, a candidate; requests without a positive count in the first alone."""
+    alone = F.binary_cross_entropy_with_logits(logits, (labels > 0).float(), reduction="sum")
+    totals = labels.new_zeros(requests).index_add(0, owner, labels)
+    share = labels / totals.clamp(min=1e-12)[owner]
+    among = -(share * log_softmax(logits, owner, requests)).sum()
+    return (alone + among) / len(logits)
+
+
+def log_softmax(logits: Tensor, owner: Tensor, requests: int) -> Tensor:
+    """(N,) log-probabilities of each candidate among those with the same owner."""
+    top = logits.detach().new_full((requests,), -torch.inf)
+    top = top.scatter_reduce(0, owner, logits.detach(), "amax")
+    moved = logits - top[owner]
+    sums = logits.new_zeros(requests).index_add(0, owner, moved.exp())
+    return moved - sums.log()[owner]
+
+
+def judge(model: nn.Module, valid: Table, device: torch.device) -> Epoch:
+    logits = predict(model, valid.inputs, device)
+    owner = valid.inputs.owner
+    with torch.inference_mode():
+        value = loss(
+            torch.from_numpy(logits),
+            torch.from_numpy(valid.labels),
+            torch.from_numpy(owner),
+            len(valid.inputs.history),
+        )
+    ndcg = grouped_ndcg_at_k(valid.labels, logits, valid.rows, owner, 10)
+    known = ndcg[~np.isnan(ndcg)]
+    return Epoch(float(value), float(known.mean()) if len(known) else float("nan"))
+
+
+def predict(model: nn.Module, encoded: Encoded, device: torch.device | None = None) -> Floats:
+    """(N,) logits."""
+    model.eval()
+    ids, numbers, bags, history, owner = tensors(encoded, device or torch.device("cpu"))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(owner), CHUNK):
+            part = slice(start, start + CHUNK)
+            # Owners rise, so a chunk needs the histories from its first owner to its last.
+            first, last = int(owner[part][0]), int(owner[part][-1]) + 1
+            inputs = ids[part], numbers[part], bags[part], history[first:last], owner[part] - first
+            parts.append(model(*inputs).float().cpu().numpy())
+    logits: Array = np.concatenate(parts) if parts else np.empty(0, np.float32)
+    return logits
+
+
+def tensors(encoded: Encoded, device: torch.device) -> Inputs:
+    ids, numbers, bags, history, owner = (
+        torch.from_numpy(np.ascontiguousarray(getattr(encoded, field.name))).to(device)
+        for field in fields(encoded)
+    )
+    return ids, numbers, bags, history, owner
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """A table on the device that trains, from which batches of whole requests are taken."""
+
+    inputs: Inputs
+    labels: Tensor  # (N,)
+    sizes: Tensor  # (R,) candidates of a request
+    starts: Tensor  # (R,)
+
+    @staticmethod
+    def of(table: Table, device: torch.device) -> Packed:
+        inputs = tensors(table.inputs, device)
+        sizes = torch.bincount(inputs[-1], minlength=len(inputs[-2]))
+        labels = torch.from_numpy(table.labels).to(device)
+        return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes)
+
+    def batches(self, rows: int, shuffle: bool) -> list[Tensor]:
+        """The requests, in parts of about that many candidates; none is torn apart."""
+        count = len(self.sizes)
+        order = torch.randperm(count) if shuffle else torch.arange(count)
+        order = order.to(self.sizes.device)
+        batch = (self.sizes[order].cumsum(0) - 1).div(rows, rounding_mode="floor")
+        counts = torch.unique_consecutive(batch, return_counts=True)[1]
+        return list(torch.split(order, counts.tolist()))
+
+    def take(self, requests: Tensor) -> tuple[Inputs, Tensor]:
+        """The inputs and labels of these requests, owners counted from 0."""
+        sizes = self.sizes[requests]
+        owner = torch.repeat_interleave(sizes)
+        moved = self.starts[requests] - (sizes.cumsum(0) - sizes)
+        rows = torch.arange(len(owner), device=owner.device) + moved[owner]
+        ids, numbers, bags, history, _ = self.inputs
+        inputs = ids[rows], numbers[rows], bags[rows], history[requests], owner
+        return inputs, self.labels[rows]

@@ -1,0 +1,242 @@
+"""Rank as a stage: what was trained is what serves, and when it serves."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from features.fold import ItemCounters
+from funnel.config import parse
+from funnel.errors import BadGeneration
+from funnel.generation import Generation
+from funnel.log import read
+from funnel.stage import Cut
+from funnel.types import Candidates, History, Query
+from jobs import train_rank
+from jobs.judged import Judged, split
+from jobs.train_rank import REACH, Part, above, ordered
+from rank import build
+from rank.deepfm import DeepFM
+from rank.scorer import DeepFMScorer, Reader, positive, save
+from tests.rank.shop import N, shop
+
+
+@pytest.fixture(scope="module")
+def generation(work):
+    return Generation.open(work.draft)
+
+
+@pytest.fixture(scope="module")
+def scorer(generation, work):
+    return DeepFMScorer.open(generation, work.config, "home")
+
+
+@pytest.fixture(scope="module")
+def logged(work):
+    return list(read(work.samples / "home"))
+
+
+def test_saved_and_opened_again_it_scores_the_same(work, scorer, generation, logged, tmp_path):
+    reader = scorer.reader
+    torch.manual_seed(1)
+    model = DeepFM(scorer.model.config).eval()
+    shutil.copytree(work.draft, tmp_path / "g")
+    save(tmp_path / "g/rank/home", model, scorer.encoding, reader, {"on": True})
+    opened = DeepFMScorer.open(Generation.open(tmp_path / "g"), work.config, "home")
+    own = DeepFMScorer(model, scorer.encoding, reader)
+    for one in logged[:3]:
+        expected = own.score(one.query, one.candidates)
+        assert np.array_equal(opened.score(one.query, one.candidates), expected)
+        assert expected.dtype == np.float32
+
+
+def test_serving_scores_what_training_scored(scorer, logged):
+    """Requests joined as in training, and one by one as in serving."""
+    requests = logged[:6]
+    fields = [scorer.reader.fields(one.query, one.candidates) for one in requests]
+    together = scorer.logits(scorer.encoding(scorer.reader.raw(fields)))
+    alone = np.concatenate([scorer.score(one.query, one.candidates) for one in requests])
+    assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(scorer, logged):
+    query, found = logged[0].query, logged[0].candidates
+    order = np.random.default_rng(1).permutation(N)[:7]
+    part = scorer.score(query, found.take(order))
+    assert part == pytest.approx(scorer.score(query, found)[order], abs=1e-6)
+
+
+def test_what_it_never_saw_scores_too(scorer, generation):
+    """No user, no history, no evidence, items of the end of the catalogue."""
+    rows = np.array([0, 149, 70], np.int32)
+    found = Candidates(rows, np.zeros(3, np.float32))
+    for user in ("", "nobody"):
+        scores = scorer.score(Query(user_id=user, at=10**12), found)
+        assert np.isfinite(scores).all()
+    assert scorer.score(Query(), Candidates.empty()).shape == (0,)
+
+
+def test_the_history_moves_the_scores(scorer, generation, work):
+    clicks = np.full(4, work.config.all_actions.index("click"), np.int8)
+    rows, at = np.arange(50, dtype=np.int32), work.until
+    means = []
+    for taste in (0, 1):
+        done = np.arange(4, dtype=np.int32) * 5 + taste
+        history = History(done, clicks, np.full(4, at - 3_600_000))
+        query = Query(user_id="u01", at=at, history=history)
+        scores = scorer.score(query, Candidates(rows, np.zeros(50, np.float32)))
+        means.append([scores[rows % 5 == taste].mean(), scores[rows % 5 != taste].mean()])
+    assert all(own > others for own, others in means)
+
+
+def test_the_stage_keeps_the_best_with_the_chance_of_a_click(generation, work, scorer, logged):
+    counters = ItemCounters.open(generation)
+    stage = build(generation, work.config, "home", counters)
+    query, found = logged[0].query, logged[0].candidates
+    kept = stage.run(query, found)
+    assert len(kept) == 8
+    assert np.array_equal(kept.columns["rank"], kept.scores)
+    expected = 1 / (1 + np.exp(-kept.scores.astype(float)))
+    assert kept.columns["p.click"] == pytest.approx(expected, rel=1e-5)
+    assert np.array_equal(kept.rows, found.scored(scorer.score(query, found), "rank").top(8).rows)
+
+
+def test_counters_are_read_only_where_prerank_did_not(generation, work, logged):
+    counters = ItemCounters.open(generation)
+    stage = build(generation, work.config, "home", counters)
+    query, found = logged[0].query, logged[0].candidates
+    name = counters.names[0]
+    assert np.isin(stage.run(query, found).columns[name], found.columns[name]).all()
+    bare = Candidates(found.rows, found.scores, {"recall": found.scores})
+    kept = stage.run(query, bare)
+    assert np.array_equal(kept.columns[name], counters.hydrate(query, kept.rows)[name])
+
+
+@pytest.mark.parametrize(
+    ("scene", "model", "on", "cut"),
+    [
+        ("home", "auto", True, False),
+        ("home", "auto", False, True),
+        ("home", "on", False, False),
+        ("home", "off", True, True),
+        ("search", "auto", True, True),
+    ],
+)
+def test_the_config_and_validation_decide_whether_the_model_is_used(
+    work, tmp_path, scene, model, on, cut
+):
+    shutil.copytree(work.draft, tmp_path / "g")
+    path = tmp_path / "g/rank/home/meta.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"on": on}))
+    generation = Generation.open(tmp_path / "g")
+    settings = configured(work.config, scene, model)
+    stage = build(generation, settings, scene, ItemCounters.open(generation))
+    assert isinstance(stage, Cut) == cut
+
+
+def configured(config, scene, model):
+    table = config.model_dump(mode="json")
+    table["scenes"][scene]["rank"]["model"] = model
+    return parse(table)
+
+
+def test_on_without_a_model_is_an_error_that_says_what_to_do(generation, work):
+    settings = configured(work.config, "search", "on")
+    with pytest.raises(BadGeneration, match=r'no rank model for scene .search.*"auto"'):
+        build(generation, settings, "search", ItemCounters.open(generation))
+
+
+@pytest.mark.parametrize("change", ["features", "spec", "config", "weights"])
+def test_a_model_of_other_features_or_a_broken_one_is_refused(work, tmp_path, change):
+    shutil.copytree(work.draft, tmp_path / "g")
+    folder = tmp_path / "g/rank/home"
+    meta = json.loads((folder / "meta.json").read_text())
+    if change == "weights":
+        weights = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    else:
+        changed = {
+            "features": meta["features"] | {"numbers": []},
+            "spec": "another",
+            "config": meta["config"] | {"width": 5},
+        }
+        (folder / "meta.json").write_text(json.dumps(meta | {change: changed[change]}))
+    with pytest.raises(BadGeneration, match=r"model\.safetensors.*build"):
+        DeepFMScorer.open(Generation.open(tmp_path / "g"), work.config, "home")
+
+
+def test_the_job_judges_every_stage_on_the_same_requests(work):
+    meta = json.loads((work.draft / "rank/home/meta.json").read_text())
+    figures = meta["metrics"]["nDCG@10"]
+    assert list(figures) == ["recall", "prerank", "rank"]
+    assert figures["rank"] > figures["recall"] + 0.1
+    assert meta["on"] == (meta["metrics"]["gain"]["mean"] > 0)
+    assert meta["metrics"]["ECE"] < 0.1
+    before = json.loads((work.draft / "prerank/home/meta.json").read_text())["metrics"]["nDCG@10"]
+    assert figures["prerank"] == before["prerank"]
+
+
+def test_too_few_requests_train_no_model(tmp_path):
+    work = shop(tmp_path, requests=30)
+    metrics = train_rank.run(work)
+    assert metrics["home"]["on"] is False
+    assert "30 requests" in metrics["home"]["why"]
+    assert not (work.draft / "rank/home").exists()
+
+
+def test_training_without_prerank_learns_to_beat_recall(tmp_path):
+    work = shop(tmp_path, requests=80)
+    metrics = train_rank.run(work)["home"]
+    assert metrics["nDCG@10"]["prerank"] == metrics["nDCG@10"]["recall"]
+
+
+def test_prerank_scores_in_training_are_not_of_trees_that_saw_the_request(work, generation):
+    reader = Reader(DeepFMScorer.open(generation, work.config, "home").reader.assembler, 6, LIKED)
+    early, late = ordered(work, "home", reader.assembler)
+    own = np.concatenate([GBDT_scores(work, one) for one in early.judged.requests])
+    assert not np.allclose(own, early.before)
+    told = [one for one in early.judged.requests if "prerank" in one.candidates.columns]
+    assert 0 < len(early.judged.requests) - len(told) < 40
+    assert np.array_equal(late.judged.column("prerank"), late.before)
+
+
+LIKED = np.zeros(8, bool)
+
+
+def GBDT_scores(work, one):
+    from prerank.gbdt import GBDT
+
+    scorer = GBDT.open(Generation.open(work.draft), work.config, "home")
+    return scorer.score(one.query, one.candidates)
+
+
+def test_places_count_within_each_request(work):
+    judged = Judged.of(split(work, "home")[0][:3])
+    part = Part(judged, np.random.default_rng(0).random(3 * N).astype(np.float32))
+    places = part.places()
+    for request in range(3):
+        own = slice(request * N, (request + 1) * N)
+        assert np.array_equal(np.argsort(places[own]), np.argsort(-part.before[own]))
+    kept = part.take(places < 5)
+    assert kept.judged.sizes.tolist() == [5, 5, 5]
+    assert np.array_equal(kept.judged.rows, judged.rows[places < 5])
+    assert REACH > 10
+
+
+def test_what_did_not_reach_rank_stays_below_in_its_order():
+    before = np.array([5, 4, 3, 2, 1], np.float32)
+    reached = np.array([True, False, True, False, False])
+    order = np.argsort(-above(np.array([-7.0, 9.0], np.float32), reached, before))
+    assert order.tolist() == [2, 0, 1, 3, 4]
+
+
+def test_positive_actions_are_the_configs(generation):
+    actions = generation.manifest.actions
+    liked = positive(generation)
+    assert len(liked) == len(actions) + 1
+    assert [a for a, yes in zip(actions, liked, strict=False) if yes] == [
+        a for a in actions if a in ("click", "cart", "purchase", "like")
+    ]
+    assert not liked[-1]

@@ -1,0 +1,145 @@
+"""The training loop: its loss, its batches, its end, and that it repeats itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from funnel.config import Rank
+from funnel.errors import BadData
+from funnel.metrics import grouped_ndcg_at_k
+from rank.deepfm import DeepFM, DeepFMConfig
+from rank.encoding import Encoded
+from rank.train import PATIENCE, Packed, Table, fit, log_softmax, loss, predict
+
+SHAPE = DeepFMConfig(vocab=(20,), shared=(0,), numbers=2, width=4, hidden=(8,))
+
+
+def table(requests=80, seed=0, shift=0.0):
+    """Requests of different lengths; the second number decides."""
+    draw = np.random.default_rng(seed)
+    sizes = draw.integers(3, 15, requests)
+    owner, n = np.repeat(np.arange(requests), sizes), int(sizes.sum())
+    numbers = draw.normal(size=(n, 2)).astype(np.float32)
+    wish = numbers[:, 1] - 1 + draw.logistic(size=n) * 0.5 + shift
+    labels = np.where(wish > 1, 4.0, np.where(wish > 0, 1.0, 0.0)).astype(np.float32)
+    inputs = Encoded(
+        draw.integers(0, 20, (n, 1)).astype(np.int32),
+        numbers,
+        np.empty((n, 0, 0), np.int32),
+        draw.integers(0, 20, (requests, 1, 5)).astype(np.int32),
+        owner,
+    )
+    return Table(inputs, labels, np.arange(n, dtype=np.int32))
+
+
+def trained(seed=7, **settings):
+    settings = Rank(**{"epochs": 4, "batch": 64, "learning_rate": 0.01, **settings})
+    return fit(lambda: DeepFM(SHAPE), table(), table(30, seed=1), settings, seed)
+
+
+def test_the_loss_equals_both_cross_entropies_written_request_by_request():
+    logits = torch.tensor([0.5, -1.0, 2.0, 0.1, -0.3])
+    labels = torch.tensor([4.0, 0.0, 1.0, 0.0, 0.0])
+    owner = torch.tensor([0, 0, 0, 1, 1])
+    p = torch.sigmoid(logits)
+    alone = -(torch.log(p[[0, 2]]).sum() + torch.log(1 - p[[1, 3, 4]]).sum())
+    softmax = torch.softmax(logits[:3], 0)
+    among = -(0.8 * torch.log(softmax[0]) + 0.2 * torch.log(softmax[2]))
+    torch.testing.assert_close(loss(logits, labels, owner, 2), (alone + among) / 5)
+
+
+def test_the_softmax_of_each_request_is_its_own_and_does_not_overflow():
+    logits = torch.tensor([1000.0, 1001.0, -1000.0, -1001.0, -1002.0])
+    owner = torch.tensor([0, 0, 1, 1, 1])
+    expected = torch.cat([torch.log_softmax(logits[:2], 0), torch.log_softmax(logits[2:], 0)])
+    torch.testing.assert_close(log_softmax(logits, owner, 2), expected)
+
+
+def test_every_batch_is_of_whole_requests_and_an_epoch_has_each_once():
+    whole = table()
+    packed = Packed.of(whole, torch.device("cpu"))
+    batches = packed.batches(64, shuffle=True)
+    assert sorted(torch.cat(batches).tolist()) == list(range(80))
+    for requests in batches:
+        (ids, numbers, _, history, owner), labels = packed.take(requests)
+        assert len(labels) <= 64 + 14
+        for place, request in enumerate(requests.tolist()):
+            own = whole.inputs.owner == request
+            assert np.array_equal(ids[owner == place], whole.inputs.ids[own])
+            assert np.array_equal(numbers[owner == place], whole.inputs.numbers[own])
+            assert np.array_equal(labels[owner == place], whole.labels[own])
+            assert np.array_equal(history[place], whole.inputs.history[request])
+
+
+def test_training_twice_gives_the_same_weights():
+    one, two = trained().model.state_dict(), trained().model.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    other = trained(seed=8).model.state_dict()
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_training_leaves_the_random_state_of_the_caller_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    trained(epochs=1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_it_learns_the_order_and_the_probability():
+    fitted = trained(epochs=12)
+    fresh = table(60, seed=5)
+    scores = predict(fitted.model, fresh.inputs)
+
+    def ndcg(scores):
+        return np.nanmean(
+            grouped_ndcg_at_k(fresh.labels, scores, fresh.rows, fresh.inputs.owner, 10)
+        )
+
+    assert ndcg(scores) > ndcg(fresh.inputs.numbers[:, 1]) - 0.02
+    assert ndcg(scores) > ndcg(fresh.inputs.numbers[:, 0]) + 0.2
+    p = 1 / (1 + np.exp(-scores))
+    assert p.mean() == pytest.approx((fresh.labels > 0).mean(), abs=0.05)
+
+
+def test_it_stops_when_validation_does_and_keeps_the_best_epoch():
+    settings = Rank(epochs=60, batch=64, learning_rate=0.05)
+    strange = table(30, seed=1, shift=-3.0)
+    fitted = fit(lambda: DeepFM(SHAPE), table(), strange, settings, 7)
+    losses = [epoch.loss for epoch in fitted.epochs]
+    assert len(losses) < 60
+    assert len(losses) == fitted.best + 1 + PATIENCE
+    assert losses[fitted.best] == min(losses)
+    assert not fitted.model.training
+
+
+def test_l2_holds_embeddings_down_and_nothing_else():
+    def sizes(**settings):
+        weights = trained(epochs=4, **settings).model.state_dict()
+        return weights["embed.weight"].abs().mean(), weights["deep.0.weight"].abs().mean()
+
+    free, held = sizes(embedding_l2=0.0), sizes(embedding_l2=0.1)
+    assert held[0] < free[0] / 3
+    assert held[1] > free[1] / 2
+
+
+def test_progress_ends_at_the_last_step_even_when_it_stops_early():
+    heard = []
+    settings = Rank(epochs=3, batch=64)
+    fit(
+        lambda: DeepFM(SHAPE),
+        table(),
+        table(30, seed=1),
+        settings,
+        7,
+        lambda done, steps: heard.append((done, steps)),
+    )
+    assert heard[-1][0] == heard[-1][1]
+    assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+
+
+def test_divergence_is_an_error_that_says_what_to_lower():
+    broken = table()
+    broken.inputs.numbers[:] = np.inf
+    with pytest.raises(BadData, match=r"lower rank\.learning_rate"):
+        fit(lambda: DeepFM(SHAPE), broken, broken, Rank(epochs=1), 7)
