@@ -33,9 +33,9 @@ from funnel.types import NO_ITEM, NO_ROWS, Array, Candidates, History, Query, Ro
 
 MAX_TEXT = 1000
 REASONS = {
-    "bm25": "matches the words",
-    "vector": "close in meaning or behaviour",
-    "item_cf": "liked by people who like what you like",
+    "bm25": "has the words",
+    "vector": "close by vector",
+    "item_cf": "goes with your history",
     "popular": "popular",
 }
 

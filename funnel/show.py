@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from funnel.evaluate import Figure, Report
 from funnel.page import Page
 from funnel.replay import Comparison
 from funnel.types import Step
+
+SHOWN = ("brand", "category", "price")  # attributes that fit beside a title
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
@@ -34,22 +37,18 @@ def _cell(value: Any) -> str:
 
 def page(page: Page, trace: bool = False) -> RenderableType:
     """The hits; with `trace` the funnel they came through as well."""
-    names = list(dict.fromkeys(name for hit in page.hits for name in hit.attributes))[:4]
-    evidence = list(dict.fromkeys(name for hit in page.hits for name in hit.evidence))
-    evidence = [name for name in evidence if not name.startswith("live.")] if trace else []
     rows = [
         [
             hit.position,
             hit.item_id,
-            _marked(hit.highlight or hit.title) if hit.highlight else Text(hit.title),
-            *(hit.attributes.get(name, "") for name in names),
+            _marked(hit.highlight) if hit.highlight else Text(hit.title),
+            " · ".join(hit.attributes[name] for name in SHOWN if name in hit.attributes),
             round(hit.score, 4),
-            *(f"{hit.evidence[name]:.3g}" if name in hit.evidence else "" for name in evidence),
-            hit.why,
+            _evidence(hit.evidence) if trace else hit.why,
         ]
         for hit in page.hits
     ]
-    columns = ["#", "item", "title", *names, "score", *evidence, "why"]
+    columns = ["#", "item", "title", "", "score", "evidence" if trace else "why"]
     head = f"{len(page.hits)} of {page.total} candidates in {page.ms:.1f} ms"
     parts: list[RenderableType] = [
         table(f"{head} · request {page.request_id} · generation {page.generation}", columns, rows)
@@ -64,6 +63,12 @@ def page(page: Page, trace: bool = False) -> RenderableType:
     if page.cursor:
         parts.append(Text(f"next page: --cursor {page.cursor}", style="dim"))
     return Group(*parts)
+
+
+def _evidence(evidence: Mapping[str, float]) -> str:
+    """What the stages and channels gave the item, without the features behind it."""
+    named = {name: value for name, value in evidence.items() if not name.startswith("live.")}
+    return " · ".join(f"{name} {value:.3g}" for name, value in sorted(named.items()))
 
 
 def _marked(text: str) -> Text:
@@ -147,4 +152,5 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-CONSOLE = Console(highlight=False)
+# A pipe or a log file has no width of its own.
+CONSOLE = Console(highlight=False, width=None if sys.stdout.isatty() else 130)

@@ -134,7 +134,7 @@ def test_a_search_finds_the_words_and_marks_them(gateway: Gateway) -> None:
     assert len(page.hits) == 5
     assert all(hit.title.startswith("Red") for hit in page.hits)
     assert page.hits[0].highlight.startswith("<b>Red</b> <b>thing</b> &amp; co")
-    assert page.hits[0].why == "matches the words"
+    assert page.hits[0].why == "has the words"
 
 
 @pytest.mark.parametrize(
