@@ -1,0 +1,335 @@
+"""Training samples: requests out of events, and nothing of their future."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from features.fold import ItemCounters
+from funnel.log import Logged, read
+from jobs import events, item_stats, items, requests, samples, users
+from jobs.candidates import outcome, thinned
+from jobs.requests import outcome as became
+from jobs.work import Work
+
+START, MINUTE, DAY = 1_700_000_000_000, 60_000, 86_400_000
+SETTLE = 2000
+CONFIG: dict[str, Any] = {
+    "features": {"history": 5, "half_lives": [1.0, 6.0], "settle_ms": SETTLE},
+    "data": {"positive": {"click": 1.0, "purchase": 4.0}},
+    "build": {"holdout": 0.1, "sample_share": 0.5, "negatives": 4},
+    "scenes": {"home": {"exclude": ["purchase"]}},
+}
+FUTURE = 11  # the row of an item that nobody touches before the last hour
+
+
+def shop(seed: int = 3) -> list[dict[str, Any]]:
+    """Home pages of four items: impressions, clicks seconds later, purchases minutes later."""
+    draw, log = np.random.default_rng(seed), []
+    for n in range(120):
+        at = START + n * DAY // 6 + int(draw.integers(MINUTE))
+        user, session = f"u{draw.integers(5)}", f"s{n}"
+        page = draw.permutation(9)[:4]
+        for place, item in enumerate(page, 1):
+            entry = {
+                "user_id": user,
+                "item_id": f"i{item:02d}",
+                "session_id": session,
+                "request_id": f"r{n:03d}",
+                "scene": "home",
+                "position": place,
+            }
+            log.append({**entry, "action": "impression", "timestamp": at})
+            if draw.random() < 0.4:
+                log.append({**entry, "action": "click", "timestamp": at + place * 1000})
+                if draw.random() < 0.3:
+                    bought = {**entry, "request_id": None, "position": None, "action": "purchase"}
+                    log.append({**bought, "timestamp": at + 5 * MINUTE})
+    last = max(event["timestamp"] for event in log)
+    late = {"user_id": "u0", "item_id": f"i{FUTURE}", "action": "click", "request_id": "late"}
+    log += [{**late, "timestamp": last + n, "scene": "home"} for n in range(3)]
+    for number, event in enumerate(log):
+        event["event_id"] = f"e{number:04d}"
+    return log
+
+
+@pytest.fixture(scope="module")
+def log() -> list[dict[str, Any]]:
+    return shop()
+
+
+@pytest.fixture(scope="module")
+def work(
+    opened: Callable[..., Work],
+    data_set: Callable[..., Path],
+    items: object,
+    log: list[dict[str, Any]],
+) -> Work:
+    work = opened(data_set(items=items, events=log), CONFIG)
+    _sampled(work)
+    return work
+
+
+def _sampled(work: Work) -> dict[str, Any]:
+    for job in (items, events, users, item_stats, requests):
+        job.run(work)
+    return samples.run(work)
+
+
+@pytest.fixture(scope="module")
+def found(work: Work) -> list[Logged]:
+    found = list(read(work.samples / "home", "home"))
+    assert len(found) > 20
+    return found
+
+
+def of(log: list[dict[str, Any]], request: str) -> list[dict[str, Any]]:
+    return [event for event in log if event["request_id"] == request]
+
+
+def test_requests_with_something_positive_between_the_cuts_are_sampled(
+    work: Work, found: list[Logged], log: list[dict[str, Any]]
+) -> None:
+    asked = {entry.query.request_id: entry.query.at for entry in found}
+    expected = {}
+    for request in {event["request_id"] for event in log if event["request_id"]}:
+        own = [e for e in of(log, request) if work.past <= e["timestamp"] < work.until]
+        if any(event["action"] == "click" for event in own):
+            expected[request] = min(event["timestamp"] for event in own)
+    assert asked == expected
+
+
+def test_a_history_is_what_the_user_did_strictly_before_the_request(
+    work: Work, found: list[Logged], log: list[dict[str, Any]]
+) -> None:
+    codes = work.config.all_actions
+    for entry in found:
+        query = entry.query
+        before = [
+            event
+            for event in log
+            if event["user_id"] == query.user_id
+            and event["action"] != "impression"
+            and event["timestamp"] < query.at
+        ]
+        before.sort(key=lambda event: (event["timestamp"], event["event_id"]))
+        expected = [
+            (int(e["item_id"][1:]), codes.index(e["action"]), e["timestamp"]) for e in before[-5:]
+        ]
+        history = query.history
+        assert expected == list(
+            zip(
+                history.rows.tolist(),
+                history.actions.tolist(),
+                history.times.tolist(),
+                strict=True,
+            )
+        )
+
+
+def test_live_counters_know_only_events_that_had_settled_before_the_request(
+    work: Work, found: list[Logged], log: list[dict[str, Any]]
+) -> None:
+    names = [name for name in found[0].candidates.columns if name.startswith("live.")]
+    for entry in found:
+        counters = ItemCounters.empty(work.config, 12, work.past)
+        assert tuple(names) == counters.names
+        known = [event for event in log if event["timestamp"] <= entry.query.at - SETTLE]
+        counters.apply(
+            np.array([int(event["item_id"][1:]) for event in known]),
+            counters.codes([event["action"] for event in known]),
+            np.array([event["timestamp"] for event in known]),
+        )
+        expected = counters.hydrate(entry.query, entry.candidates.rows)
+        for name in names:
+            column = entry.candidates.columns[name]
+            np.testing.assert_allclose(column, expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_of_the_future_is_in_a_sample(work: Work, log: list[dict[str, Any]]) -> None:
+    """An item that is clicked only after the last request leaves no trace anywhere."""
+    stats = np.load(work.draft / "counters/state.npy")
+    assert not stats[FUTURE].any()
+    candidates = pq.read_table(work.samples / "home/candidates").to_pydict()
+    assert FUTURE not in candidates["row"]  # popular never saw it, so recall cannot return it
+    times = pq.read_table(work.samples / "home/requests").to_pydict()
+    for at, before in zip(times["at"], times["history_times"], strict=True):
+        assert all(time < at for time in before)
+        assert at < work.until
+
+
+def test_samples_do_not_change_when_later_events_do(
+    found: list[Logged],
+    opened: Callable[..., Work],
+    data_set: Callable[..., Path],
+    items: object,
+    work: Work,
+    log: list[dict[str, Any]],
+) -> None:
+    """The first half of the requests comes out the same when what follows them is another story."""
+    middle = found[len(found) // 2].query.at
+    told = [event for event in log if event["timestamp"] < middle]
+    other = [event for event in shop(seed=99) if event["timestamp"] >= middle + DAY]
+    for event in other:
+        event["event_id"] = "other" + event["event_id"]
+        event["request_id"] = event["request_id"] and "other" + event["request_id"]
+    data = data_set(items=items, events=[*told, *other])
+    again = opened(data, CONFIG)
+    object.__setattr__(again, "until", work.until)
+    object.__setattr__(again, "past", work.past)
+    _sampled(again)
+    theirs = {entry.query.request_id: entry for entry in read(again.samples / "home", "home")}
+    compared = 0
+    for ours in found:
+        if ours.query.at + 10 * MINUTE >= middle:
+            continue
+        entry = theirs[ours.query.request_id]
+        assert entry.candidates.rows.tolist() == ours.candidates.rows.tolist()
+        assert entry.labels.tolist() == ours.labels.tolist()
+        for name, column in ours.candidates.columns.items():
+            np.testing.assert_array_equal(entry.candidates.columns[name], column)
+        compared += 1
+    assert compared > 10
+
+
+def test_a_label_is_the_best_that_became_of_the_item(
+    found: list[Logged], log: list[dict[str, Any]]
+) -> None:
+    purchases = 0
+    for entry in found:
+        own = of(log, entry.query.request_id)
+        session = own[0]["session_id"]
+        bought = {
+            e["item_id"] for e in log if (e["session_id"], e["action"]) == (session, "purchase")
+        }
+        clicked = {event["item_id"] for event in own if event["action"] == "click"}
+        for row, label in zip(entry.candidates.rows.tolist(), entry.labels.tolist(), strict=True):
+            item = f"i{row:02d}"
+            assert label == (4.0 if item in bought else 1.0 if item in clicked else 0.0)
+            purchases += label == 4.0
+    assert purchases > 3
+
+
+def test_what_was_shown_keeps_its_position(found: list[Logged], log: list[dict[str, Any]]) -> None:
+    for entry in found:
+        shown = {
+            int(event["item_id"][1:]): event["position"]
+            for event in of(log, entry.query.request_id)
+            if event["action"] == "impression"
+        }
+        places = zip(entry.candidates.rows.tolist(), entry.positions.tolist(), strict=True)
+        assert {row: place for row, place in places if place} == {
+            row: place for row, place in shown.items() if row in entry.candidates.rows
+        }
+
+
+def test_what_the_scene_excludes_is_gone_unless_it_is_wanted_again(found: list[Logged]) -> None:
+    some = 0
+    for entry in found:
+        wanted = entry.candidates.rows[entry.labels > 0]
+        bought = entry.query.history.rows[entry.query.history.actions == 3]
+        gone = np.setdiff1d(bought, wanted)
+        assert not np.isin(gone, entry.candidates.rows).any()
+        some += len(gone)
+    assert some
+
+
+def test_graded_queries_of_the_training_split_are_searches_without_a_user(
+    opened: Callable[..., Work], data_set: Callable[..., Path], items: object
+) -> None:
+    splits = {"a": "train", "b": "valid", "c": "test", "d": "train"}
+    queries = [{"query_id": q, "query": f" lamp  {q}", "split": s} for q, s in splits.items()]
+    qrels = [
+        {"query_id": q, "item_id": f"i{n:02d}", "grade": grade}
+        for q in "abc"
+        for n, grade in enumerate([0, 3, 1])
+    ]
+    qrels.append({"query_id": "d", "item_id": "i05", "grade": 0})  # nothing relevant: no use
+    work = opened(data_set(items=items, queries=queries, qrels=qrels))
+    items_module_run(work)
+    assert requests.run(work) == {"search": 1}
+    ((query, judged),) = requests.requests(work)
+    assert (query.text, query.user_id, query.at) == ("lamp a", "", work.past)
+    assert judged == {0: (0.0, 0), 1: (3.0, 0), 2: (1.0, 0)}
+
+
+def items_module_run(work: Work) -> None:
+    items.run(work)
+
+
+def test_without_request_ids_each_positive_event_is_a_request(
+    opened: Callable[..., Work], data_set: Callable[..., Path], items: object
+) -> None:
+    log = [
+        {
+            "user_id": "u",
+            "item_id": f"i{n % 12:02d}",
+            "action": "dislike" if n % 3 == 0 else "click",
+            "timestamp": START + n * 20 * MINUTE,
+        }
+        for n in range(40)
+    ]
+    data = data_set(items=items, events=log)
+    work = opened(data, {"build": {"holdout": 0.25, "sample_share": 0.2}})
+    items_module_run(work)
+    events.run(work)
+    made = requests.run(work)
+    found = requests.requests(work)
+    times = [event["timestamp"] for event in log if event["action"] == "click"]
+    assert [query.at for query, _ in found] == [t for t in times if work.past <= t < work.until]
+    assert made == {"home": len(found)}
+    for query, wanted in found:
+        hour = [t for t in times if query.at <= t <= min(query.at + 60 * MINUTE, work.until - 1)]
+        assert list(wanted) == [(t - START) // (20 * MINUTE) % 12 for t in hour]
+
+
+# The parts, by hand-made cases.
+
+
+def happened(row: int, weight: float, own: bool, visit: bool = True) -> dict[str, Any]:
+    return {"row": row, "weight": weight, "position": None, "own": own, "visit": visit}
+
+
+def test_purchases_later_in_the_visit_count_for_what_was_shown_only() -> None:
+    after = [
+        happened(1, 0.0, True),
+        happened(2, 0.0, True),
+        happened(1, 1.0, True),
+        happened(1, 4.0, False),
+        happened(3, 4.0, False),
+        happened(2, 4.0, False, visit=False),
+    ]
+    assert became(after, alone=False) == {1: (4.0, 1), 2: (0.0, 2)}
+
+
+def test_a_request_of_one_event_takes_the_next_ten_items_and_no_more() -> None:
+    after = [happened(row, 1.0, row == 0) for row in range(15)]
+    after.insert(1, happened(20, 0.0, False))
+    assert list(became(after, alone=True)) == list(range(10))
+
+
+def test_rows_that_were_not_seen_have_no_outcome() -> None:
+    rows = np.array([5, 1, 9], np.int32)
+    labels, positions, known = outcome(rows, {9: (2.0, 3), 1: (0.0, 1), 4: (1.0, 2)})
+    assert labels.tolist() == [0, 0, 2]
+    assert positions.tolist() == [0, 1, 3]
+    assert known.tolist() == [False, True, True]
+    assert outcome(rows, {})[2].tolist() == [False] * 3
+
+
+@pytest.mark.parametrize("most", [1, 7, 50])
+def test_thinning_keeps_what_is_known_and_the_top_and_some_of_the_rest(most: int) -> None:
+    known = np.zeros(30, bool)
+    known[[2, 17, 29]] = True
+    index = thinned(known, most, np.random.default_rng(0))
+    assert len(index) == 3 + min(most, 27)
+    assert len(set(index.tolist())) == len(index)
+    assert (np.diff(index) > 0).all()
+    assert set(np.flatnonzero(known)) <= set(index.tolist())
+    assert set(np.flatnonzero(~known)[: most // 2]) <= set(index.tolist())
+    assert index.tolist() == thinned(known, most, np.random.default_rng(0)).tolist()
