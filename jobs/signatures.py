@@ -1,7 +1,7 @@
 """
 MinHash signatures of every item's title and description, by which rerank finds near-duplicates.
 
-Writes dedup/signatures.npy (n, 48) uint32 into both drafts.
+Writes dedup/signatures.npy (n, 64) uint16 into both drafts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def run(work: Work) -> Mapping[str, Any]:
     target = fresh(work.draft / "dedup")
     np.save(target / "signatures.npy", found)
     mirrored(target, work.past_draft / "dedup")
-    return {"items": len(found)}
+    return {"items": len(found), "with_words": int(found.any(1).sum())}
 
 
 if __name__ == "__main__":

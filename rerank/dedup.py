@@ -21,7 +21,8 @@ class Dedup:
 
     `products` gives rows (n,) their product's code, -1 for none; `signatures` their (n, k) MinHash;
     each may be missing. Likeness goes through survivors only: an item is dropped for one that
-    stays.
+    stays. Where less than a page survives, the best of those dropped follow after all, except for
+    rows that are there already.
     """
 
     products: Callable[[Array], Array] | None = None
@@ -29,8 +30,10 @@ class Dedup:
     threshold: float = THRESHOLD
 
     def select(self, query: Query, candidates: Candidates) -> Array:
-        """Best first."""
+        """Best first, then what fills the page."""
         order = best(candidates.scores, candidates.rows, len(candidates))
+        _, first = np.unique(candidates.rows[order], return_index=True)
+        order = order[np.sort(first)]
         alike = self._alike(candidates.rows[order])
         kept: list[int] = []
         gone = np.zeros(len(order), bool)
@@ -38,11 +41,13 @@ class Dedup:
             if not gone[place]:
                 kept.append(place)
                 gone |= alike[place]
-        return order[kept]
+        gone[kept] = False
+        missing = max(query.limit - len(kept), 0)
+        return np.concatenate([order[kept], order[gone][:missing]])
 
     def _alike(self, rows: Array) -> Array:
         """(n, n) whether two of the rows are one thing."""
-        alike = rows[:, None] == rows[None, :]
+        alike = np.zeros((len(rows), len(rows)), bool)
         if self.products is not None:
             codes = self.products(rows)
             alike |= (codes[:, None] == codes[None, :]) & (codes >= 0)[:, None]
