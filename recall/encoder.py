@@ -28,6 +28,8 @@ from funnel.types import Array
 WORD = re.compile(r"\w+")
 BUCKETS = 1 << 17  # of character n-grams, by hash
 MAX_WORDS = 64  # of a text to encode; the first ones count
+GRAMS = 20_000  # of them, the most frequent ones
+SAMPLE = 10_000  # documents that the projection is trained on
 GRAM_WEIGHT = 0.4  # of a character n-gram against a word
 
 
@@ -64,46 +66,55 @@ class LSA:
 
     @staticmethod
     def train(texts: Sequence[str], width: int, seed: int) -> LSA:
-        """Trained on the documents; the same texts and seed give the same encoder."""
+        """Trained on the documents; the same texts and seed give the same encoder.
+
+        The most frequent features and a sample of the documents are enough for the projection.
+        """
         counts = Counter(word for text in texts for word in set(words(text)))
         kept = sorted(word for word, count in counts.items() if count >= 2)
         vocabulary = {word: place for place, word in enumerate(kept)}
         used: Counter[int] = Counter()
         for word, count in counts.items():
-            for bucket in set(grams(word)):
-                used[bucket] += count
+            used.update(dict.fromkeys(grams(word), count))
+        common = sorted(used, key=lambda bucket: (-used[bucket], bucket))[:GRAMS]
+        frequent = np.array(sorted(b for b in common if used[b] >= 2), np.int64)
         places = np.full(BUCKETS, -1, np.int32)
-        frequent = np.array(sorted(b for b, count in used.items() if count >= 2), np.int64)
         places[frequent] = len(kept) + np.arange(len(frequent))
         size = len(kept) + len(frequent)
         plain = LSA(vocabulary, places, np.ones(size, np.float32), np.empty((size, 0), np.float32))
+        if len(texts) > SAMPLE:
+            chosen = np.random.default_rng(seed).choice(len(texts), SAMPLE, replace=False)
+            texts = [texts[place] for place in np.sort(chosen)]
         matrix = plain.counts(texts)
         frequency = np.bincount(matrix.indices, minlength=size)
-        idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
-        weighed = unit_rows(matrix @ sp.diags(idf)).tocsr()
+        idf = (np.log((1 + len(texts)) / (1 + frequency)) + 1).astype(np.float32)
+        weighed = unit_rows(matrix @ sp.diags(idf)).tocsr().astype(np.float32)
         vectors = randomized_svd(weighed, width, seed)[1]
-        return LSA(vocabulary, places, idf.astype(np.float32), vectors.astype(np.float32))
+        return LSA(vocabulary, places, idf, vectors.astype(np.float32))
 
     def counts(self, texts: Sequence[str]) -> sp.csr_matrix:
         """(k, V) damped counts 1 + log(tf), n-grams at their own weight."""
-        indptr, indices, values = [0], [], []
-        known: dict[str, list[int]] = {}  # a word's columns, looked up once
-        for text in texts:
-            found: Counter[int] = Counter()
+        known: dict[str, Array] = {}  # a word's columns, looked up once
+        parts, sizes = [np.empty(0, np.int32)], np.zeros(len(texts), np.int64)
+        for place, text in enumerate(texts):
             for word in words(text):
-                if word not in known:
-                    columns = [self.vocabulary[word]] if word in self.vocabulary else []
-                    spread = self.buckets[grams(word)]
-                    known[word] = columns + spread[spread >= 0].tolist()
-                found.update(known[word])
-            columns = sorted(found)
-            indices += columns
-            values += [found[column] for column in columns]
-            indptr.append(len(indices))
-        data = 1 + np.log(np.array(values, np.float32)) if values else np.empty(0, np.float32)
-        places = np.array(indices, np.int32)
-        data = np.where(places >= len(self.vocabulary), GRAM_WEIGHT * data, data)
-        return sp.csr_matrix((data, places, indptr), shape=(len(texts), len(self.idf)))
+                columns = known.get(word)
+                if columns is None:
+                    columns = known[word] = self._columns(word)
+                parts.append(columns)
+                sizes[place] += len(columns)
+        columns, rows = np.concatenate(parts), np.repeat(np.arange(len(texts)), sizes)
+        ones = np.ones(len(columns), np.float32)
+        matrix = sp.csr_matrix((ones, (rows, columns)), shape=(len(texts), len(self.idf)))
+        matrix.sum_duplicates()
+        weight = np.where(matrix.indices < len(self.vocabulary), 1.0, GRAM_WEIGHT)
+        matrix.data = ((1 + np.log(matrix.data)) * weight).astype(np.float32)
+        return matrix
+
+    def _columns(self, word: str) -> Array:
+        own = [self.vocabulary[word]] if word in self.vocabulary else []
+        spread = self.buckets[grams(word)]
+        return np.concatenate([np.array(own, np.int32), spread[spread >= 0]]).astype(np.int32)
 
     def encode(self, texts: Sequence[str]) -> Array:
         short = [" ".join(words(text)[:MAX_WORDS]) for text in texts]
@@ -176,7 +187,7 @@ def unit_rows(matrix: Any) -> Any:
 
 
 def randomized_svd(
-    matrix: sp.csr_matrix, width: int, seed: int, iterations: int = 4
+    matrix: sp.csr_matrix, width: int, seed: int, iterations: int = 2
 ) -> tuple[Array, Array]:
     """The first `width` singular values (d,) and right vectors (V, d) of a sparse matrix.
 
@@ -186,7 +197,7 @@ def randomized_svd(
     rank = min(width, *matrix.shape)
     draw = np.random.default_rng(seed)
     over = min(rank + 10, *matrix.shape)
-    basis = matrix @ draw.standard_normal((matrix.shape[1], over))
+    basis = matrix @ draw.standard_normal((matrix.shape[1], over)).astype(matrix.dtype)
     for _ in range(iterations):
         basis, _ = np.linalg.qr(basis)
         basis, _ = np.linalg.qr(matrix.T @ basis)
