@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from funnel.config import load, settings
-from funnel.errors import BadQuery, FunnelError, ServiceError
+from funnel.errors import BadQuery, FunnelError, ServiceError, Unavailable
 from funnel.types import Filter
 
 app = typer.Typer(
@@ -244,6 +244,14 @@ def serve(
     run(stage or "all", load(config))
 
 
+def _nobody(who: str, address: str, config: Path | None) -> str:
+    with_config = f" --config {config}" if config else ""
+    return (
+        f"{who} does not serve at {address}: start it with `funnel serve{with_config}`, "
+        "or name the config file that it serves with"
+    )
+
+
 def _ask(config: Path | None, as_json: bool, trace: bool, **asked: Any) -> None:
     from funnel.page import Ask
     from funnel.remote import RemoteFunnel
@@ -251,6 +259,8 @@ def _ask(config: Path | None, as_json: bool, trace: bool, **asked: Any) -> None:
 
     settings = load(config)
     with RemoteFunnel(settings.serve.gateway) as remote:
+        if not remote.line.serving():
+            raise Unavailable(_nobody("the gateway", settings.serve.gateway, config))
         page = remote.page(Ask(trace=int(trace), **asked))
     _print(page, as_json, shown(page, trace))
 
@@ -346,6 +356,8 @@ def track(
 
     settings = load(config)
     with RemoteFeatures(settings.serve.features) as remote:
+        if not remote.line.serving():
+            raise Unavailable(_nobody("the features service", settings.serve.features, config))
         told = remote.track([Event(user, item, action, timestamp=0)])
     for _, reason in told.refused:
         raise BadQuery(f"the event was refused: {reason}")
