@@ -2,8 +2,8 @@
 Training requests, point in time: what was asked, what the user had done before, and what the user
 did then.
 
-A request is what events share a request id; where they have none, what a user looked at after
-typing one query in one session; without a query either, each positive event is a request by itself.
+Events with one request id are a request; without ids, what a user looked at after typing a query in
+a session. In scenes that have neither, each positive event is a request by itself.
 Requests lie in [past, until). Graded queries of the training split join the searches, without a
 user, as of `past`.
 
@@ -90,12 +90,14 @@ def asked(events: DataFrame, config: Config, since: int, before: int) -> DataFra
         F.min("timestamp").alias("at"),
         F.max("weight").alias("best"),
     )
-    drawn = Window.partitionBy("scene").orderBy(
-        F.xxhash64(F.lit(config.build.seed), "request"), "request"
-    )
-    place = F.row_number().over(drawn)
-    chosen = found.where("best > 0").withColumn("place", place)
-    return chosen.where(F.col("place") <= config.build.requests).drop("place", "best")
+    # Shared ones first: where there are any, single events are conversions, not requests.
+    number = F.xxhash64(F.lit(config.build.seed), "request")
+    order = Window.partitionBy("scene").orderBy("alone", number, "request")
+    chosen = found.where("best > 0").withColumn("place", F.row_number().over(order))
+    chosen = chosen.where(F.col("place") <= config.build.requests)
+    single = F.min("alone").over(Window.partitionBy("scene"))
+    chosen = chosen.withColumn("single", single).where(F.col("alone") == F.col("single"))
+    return chosen.drop("place", "best", "single")
 
 
 def surrounded(requests: DataFrame, events: DataFrame, config: Config, before: int) -> DataFrame:

@@ -50,7 +50,7 @@ def settled(config: dict[str, Any] | None, root: Path) -> Config:
 
 
 @pytest.fixture(scope="session")
-def items() -> Rows:
+def goods() -> Rows:
     """Twelve items, i00 to i11, not in order."""
     names = [f"i{n:02d}" for n in range(12)]
     return [

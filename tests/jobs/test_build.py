@@ -21,7 +21,7 @@ SHORT = tuple(
 
 
 @pytest.fixture(scope="module")
-def data(data_set: Callable[..., Path], items: object) -> Path:
+def data(data_set: Callable[..., Path], goods: object) -> Path:
     log = [
         {
             "user_id": f"u{n % 7}",
@@ -31,7 +31,7 @@ def data(data_set: Callable[..., Path], items: object) -> Path:
         }
         for n in range(100)
     ]
-    return data_set(items=items, events=log)
+    return data_set(items=goods, events=log)
 
 
 @pytest.fixture

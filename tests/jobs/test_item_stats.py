@@ -46,20 +46,16 @@ def log() -> list[dict[str, Any]]:
 def work(
     opened: Callable[..., Work],
     data_set: Callable[..., Path],
-    items: object,
+    goods: object,
     log: list[dict[str, Any]],
 ) -> Work:
-    work = opened(data_set(items=items, events=log), CONFIG)
-    _prepared(work)
-    metrics = item_stats.run(work)
-    assert metrics == {"items_with_events": 9, "popular": 9}
-    return work
-
-
-def _prepared(work: Work) -> None:
+    work = opened(data_set(items=goods, events=log), CONFIG)
     items.run(work)
     made = events.run(work)
     assert made == {"events": 400, "unknown_actions": 0, "unknown_items": 0}
+    metrics = item_stats.run(work)
+    assert metrics == {"items_with_events": 9, "popular": 9}
+    return work
 
 
 def naive(log: list[dict[str, Any]], item: str, action: str, days: float, cut: int) -> float:
@@ -122,9 +118,9 @@ def test_popular_items_are_ordered_by_their_weighted_positive_actions(
 
 
 def test_without_events_old_counters_are_removed(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: object
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object
 ) -> None:
-    work = opened(data_set(items=items))
+    work = opened(data_set(items=goods))
     (work.draft / "counters").mkdir()
     assert item_stats.run(work) == {}
     assert not (work.draft / "counters").exists()

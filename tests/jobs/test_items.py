@@ -16,23 +16,23 @@ from jobs.work import Work
 
 @pytest.fixture(scope="module")
 def work(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: list[dict[str, Any]]
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: list[dict[str, Any]]
 ) -> Work:
-    work = opened(data_set(items=items))
-    assert run(work) == {"items": len(items)}
+    work = opened(data_set(items=goods))
+    assert run(work) == {"items": len(goods)}
     return work
 
 
-def test_rows_are_the_order_of_the_ids(work: Work, items: list[dict[str, Any]]) -> None:
+def test_rows_are_the_order_of_the_ids(work: Work, goods: list[dict[str, Any]]) -> None:
     catalogue = Generation.open(work.draft, check=False).items
-    ids = sorted(item["item_id"] for item in items)
+    ids = sorted(item["item_id"] for item in goods)
     assert catalogue.ids.to_pylist() == ids
     assert catalogue.rows(ids).tolist() == list(range(len(ids)))
 
 
-def test_attributes_become_codes_and_numbers(work: Work, items: list[dict[str, Any]]) -> None:
+def test_attributes_become_codes_and_numbers(work: Work, goods: list[dict[str, Any]]) -> None:
     catalogue = Generation.open(work.draft, check=False).items
-    by_id = sorted(items, key=lambda item: item["item_id"])
+    by_id = sorted(goods, key=lambda item: item["item_id"])
     words, codes = catalogue.values("category"), catalogue.codes("category")
     assert [words[code] for code in codes] == [item["category"] for item in by_id]
     price = [np.nan if item["price"] is None else item["price"] for item in by_id]
@@ -71,8 +71,8 @@ def test_what_was_published_before_does_not_change_when_the_job_runs_again(
 
 
 def test_an_attribute_that_the_items_lack_is_an_error_that_names_those_they_have(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: object
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object
 ) -> None:
-    work = opened(data_set(items=items), {"data": {"categorical": ["colour"], "filterable": []}})
+    work = opened(data_set(items=goods), {"data": {"categorical": ["colour"], "filterable": []}})
     with pytest.raises(BadData, match=r"colour.*it has: .*title"):
         run(work)

@@ -38,21 +38,16 @@ def log() -> list[dict[str, Any]]:
 def work(
     opened: Callable[..., Work],
     data_set: Callable[..., Path],
-    items: object,
+    goods: object,
     log: list[dict[str, Any]],
 ) -> Work:
     people = [{"user_id": f"u{n}"} for n in [*range(9), "-quiet"]]
-    data = data_set(items=items, events=log, users=people)
+    data = data_set(items=goods, events=log, users=people)
     work = opened(data, {"features": {"history": KEPT}}, START + 25_000)
-    _prepared(work)
+    for job in (items, events, users):
+        job.run(work)
     assert user_stats.run(work)["users_with_history"] == 9
     return work
-
-
-def _prepared(work: Work) -> None:
-    items.run(work)
-    events.run(work)
-    users.run(work)
 
 
 def histories(work: Work) -> dict[str, list[tuple[int, int, int]]]:

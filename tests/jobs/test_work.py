@@ -24,8 +24,8 @@ def events() -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def data(data_set: Callable[..., Path], items: object, events: object) -> Path:
-    return data_set(items=items, events=events)
+def data(data_set: Callable[..., Path], goods: object, events: object) -> Path:
+    return data_set(items=goods, events=events)
 
 
 def test_the_shares_of_the_events_on_either_side_of_the_cuts_are_those_of_the_config(
@@ -58,9 +58,9 @@ def test_a_cut_before_all_events_is_an_error_that_names_it(
 
 
 def test_without_events_the_cut_is_just_after_the_newest_item(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: object
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object
 ) -> None:
-    data = data_set(items=items)
+    data = data_set(items=goods)
     work = opened(data)
     assert work.past == work.until == 1_000_000_000_012
     assert not work.has("events")
