@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def show(task: str, data: str, rows: Sequence[Mapping[str, Any]], as_json: bool)
         table.add_column(name, justify="right" if place else "left")
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
-    Console(width=max(Console().width, 100)).print(table)
+    Console(width=max(Console().width, 130)).print(table)
 
 
 def shown(value: Any) -> str:
@@ -44,6 +45,12 @@ def machine() -> str:
         model = names[0] if names else model
     except OSError:  # not Linux: the architecture has to do
         pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     python = platform.python_version()
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {python}, peak {peak} MB"
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {python}"
+
+
+def peak_mb() -> int:
+    """The most memory that this process ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
+        1 << 20 if sys.platform == "darwin" else 1 << 10
+    )

@@ -183,7 +183,10 @@ def row(name: str, times: Sequence[float], took: dict[str, list[float]]) -> dict
         "high": high,
         "p99_ms": p99,
         "x_empty": p50 / np.median(took["empty call"]),
+        "x_bare": p50 / np.median(took["bare empty call"]),
         "x_per_item": np.median(took["message per item"]) / p50,
+        "seconds": sum(times) / 1e3,
+        "peak_mb": harness.peak_mb(),
     }
 
 
@@ -198,7 +201,8 @@ def main(
     if serve_in:
         serve(serve_in)
         return
-    data = f"{ITEMS:,} candidates x {COLUMNS} float32 columns in, {KEPT} out"
+    moved = f"{4 * (COLUMNS + 2) * ITEMS / 1e3:.0f} kB and {4 * (COLUMNS + 2) * KEPT / 1e3:.0f} kB"
+    data = f"{ITEMS:,} candidates x {COLUMNS} float32 columns in, {KEPT} out: {moved}"
     harness.show("wire", data, measure(seconds, seed), as_json)
 
 

@@ -43,18 +43,18 @@ def unpack(
     where: str,
 ) -> None:
     """Adds one block's columns under their names; `shape` is that of each."""
-    where = f"{where} [{', '.join(names)}]"
-    flat = array_of(data, dtype, where)
+    flat = array_of(data, dtype, where, names)
     try:
         values = flat.reshape(len(names), *shape)
     except ValueError as error:  # other than so many values, or axes that no array can have
         said = f"{len(flat)} {dtype} values do not make {len(names)} columns of shape {shape}"
-        raise BadQuery(f"{where}: {said}") from error
-    before = len(columns)
-    for place, name in enumerate(names):
-        columns[name] = values[place, ...]
-    if len(columns) != before + len(names):
-        raise BadQuery(f"{where}: a name is there twice")
+        raise BadQuery(f"{_place(where, names)}: {said}") from error
+    due = len(columns) + len(names)
+    # Iterating is the fastest way to rows, but of one axis it gives numbers, not arrays.
+    rows = values if shape else (values[place, ...] for place in range(len(names)))
+    columns.update(zip(names, rows, strict=True))
+    if len(columns) != due:
+        raise BadQuery(f"{_place(where, names)}: a name is there twice")
 
 
 def kind_of(dtype: str, where: str) -> np.dtype[Any]:
@@ -64,16 +64,22 @@ def kind_of(dtype: str, where: str) -> np.dtype[Any]:
     return kind
 
 
-def array_of(data: bytes | memoryview, dtype: str, where: str) -> Array:
-    if not data:
-        return _EMPTY[kind_of(dtype, where)]
+def array_of(data: bytes | memoryview, dtype: str, where: str, names: Sequence[str] = ()) -> Array:
+    """A read-only view of the bytes; a copy where they lie crooked."""
     kind = kind_of(dtype, where)
+    if not data:
+        return _EMPTY[kind]
     if len(data) % kind.itemsize:
-        raise BadQuery(f"{where}: {len(data)} bytes are not a whole number of {dtype} values")
+        said = f"{len(data)} bytes are not a whole number of {dtype} values"
+        raise BadQuery(f"{_place(where, names)}: {said}")
     if dtype == "bool" and bytes(data).strip(b"\0\1"):
-        raise BadQuery(f"{where}: a bool is neither 0 nor 1")
+        raise BadQuery(f"{_place(where, names)}: a bool is neither 0 nor 1")
     array: Array = np.frombuffer(data, kind)
     return array if array.flags.aligned else _frozen(array.copy())
+
+
+def _place(where: str, names: Sequence[str]) -> str:
+    return f"{where} [{', '.join(names)}]" if names else where
 
 
 def _frozen(array: Array) -> Array:
