@@ -65,8 +65,8 @@ class Build(Section):
         0.25, description="share of the training events that prerank and rank learn from"
     )
     valid_share: Share = Field(0.2, description="share of the samples used for validation")
-    requests: Positive = Field(6000, description="training requests sampled for a scene")
-    negatives: Positive = Field(80, description="recalled candidates kept for a training request")
+    requests: Positive = Field(2500, description="training requests sampled for a scene")
+    negatives: Positive = Field(50, description="recalled candidates kept for a training request")
     seed: int = Field(7, description="seed of everything random in a build")
 
 
@@ -186,7 +186,7 @@ class Rank(Section):
     width: Positive = Field(16, description="embedding width")
     hidden: tuple[Positive, ...] = Field((128, 64), description="widths of the deep layers")
     dropout: Share = Field(0.1)
-    epochs: Positive = Field(6, description="most epochs; fewer where validation stops improving")
+    epochs: Positive = Field(4, description="most epochs; fewer where validation stops improving")
     batch: Positive = Field(1024)
     learning_rate: float = Field(2e-3, gt=0.0)
     embedding_l2: float = Field(1e-5, ge=0.0)
