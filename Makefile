@@ -28,7 +28,7 @@ types: setup         ## check types
 	@$(bin)/mypy
 
 protos: setup        ## generate protos/*_pb2* again
-	@$(bin)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/*.proto
+	@$(bin)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protos/*.proto benchmarks/*.proto
 
 bench: setup         ## run the benchmarks
 	@set -e; for name in $(benchmarks); do $(java) $(bin)/python -m benchmarks.$$name $(ARGS); done
