@@ -34,8 +34,8 @@ class Recalled:
     """Batches of requests with their outcomes in, batches of candidates out.
 
     `draft` is the generation whose recall is asked; `columns` the evidence that is kept. Of the
-    candidates all with a known outcome are kept and `negatives` others: the best half by the fused
-    score, for the end of the funnel, and random ones for its beginning.
+    candidates all with a known outcome are kept, and `negatives` others drawn evenly: more of the
+    best ones would make a high score look like a bad sign.
     """
 
     draft: str
@@ -93,12 +93,9 @@ def outcome(rows: Rows, became: Outcome) -> tuple[Floats, Rows, Array]:
 
 
 def thinned(known: Array, most: int, draw: np.random.Generator) -> Array:
-    """Places of what is known and of at most `most` others, in order: the first half of them from
-    the top, the rest at random."""
-    others = np.flatnonzero(~known)
-    top, rest = others[: most // 2], others[most // 2 :]
-    chance = draw.permutation(rest)[: most - len(top)]
-    return np.sort(np.concatenate([np.flatnonzero(known), top, chance]))
+    """Places of what is known and of at most `most` others, drawn evenly, in order."""
+    chance = draw.permutation(np.flatnonzero(~known))[:most]
+    return np.sort(np.concatenate([np.flatnonzero(known), chance]))
 
 
 def evidence(channels: Sequence[str]) -> tuple[str, ...]:

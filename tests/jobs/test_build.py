@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,27 @@ def test_what_is_made_from_a_file_that_changes_is_made_again(work: Work) -> None
     for step in STEPS:
         for name in step.code:
             assert (root / name).exists(), f"{step.name}: {name}"
+
+
+@pytest.mark.parametrize("asked", [[], ["no_such_job"]])
+def test_a_job_that_is_not_there_is_an_error_that_names_those_that_are(asked: list[str]) -> None:
+    done = by_file(asked)
+    assert done.returncode == 1
+    assert "item_stats" in done.stderr
+
+
+def test_a_job_runs_from_any_directory_by_the_path_of_the_folder() -> None:
+    """As spark-submit runs it, which puts jobs/ itself on the path."""
+    done = by_file(["item_stats", "--help"])
+    assert done.returncode == 0, done.stderr
+    assert "python -m jobs.item_stats" in done.stdout
+
+
+def by_file(words: list[str]) -> subprocess.CompletedProcess[str]:
+    file = Path(__file__).parents[2] / "jobs/__main__.py"
+    return subprocess.run(
+        [sys.executable, str(file), *words], capture_output=True, text=True, cwd="/", timeout=120
+    )
 
 
 def test_a_line_of_progress_says_what_came_out() -> None:
