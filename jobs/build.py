@@ -51,6 +51,7 @@ class Step:
     sections: tuple[str, ...] = ()  # of the config
     code: tuple[str, ...] = ()  # folders and files, beside the module itself
     makes: tuple[str, ...] = ()
+    needs: str = ""  # without it there is nothing to do
 
 
 def both(*names: str) -> tuple[str, ...]:
@@ -72,6 +73,7 @@ STEPS = (
         tables=("events",),
         sections=("data",),
         makes=("tables/events",),
+        needs="events",
     ),
     Step(
         "users",
@@ -79,6 +81,7 @@ STEPS = (
         tables=("users",),
         sections=("data",),
         makes=both("users"),
+        needs="users and no events",
     ),
     Step(
         "item_stats",
@@ -86,9 +89,10 @@ STEPS = (
         sections=("data", "features"),
         code=("features/fold.py",),
         makes=both("counters", "popular"),
+        needs="events",
     ),
-    Step("user_stats", after=("users", "events"), sections=("features",)),
-    Step("item_cf", after=("events",), sections=("data",), makes=both("item_cf")),
+    Step("user_stats", after=("users", "events"), sections=("features",), needs="events"),
+    Step("item_cf", after=("events",), sections=("data",), makes=both("item_cf"), needs="events"),
     Step(
         "vectors",
         after=("items", "events"),
@@ -118,6 +122,7 @@ STEPS = (
         sections=("data", "features", "scenes", "build"),
         code=("jobs/events.py",),
         makes=("tables/requests",),
+        needs="events and no graded queries",
     ),
     Step(
         "fusion",
@@ -125,6 +130,7 @@ STEPS = (
         sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),
+        needs="training requests",
     ),
     Step(
         "samples",
@@ -132,6 +138,7 @@ STEPS = (
         sections=("data", "features", "scenes", "build"),
         code=("jobs/candidates.py", "jobs/counters_at.py", "recall"),
         makes=("samples",),
+        needs="training requests",
     ),
     Step(
         "train_prerank",
@@ -139,6 +146,7 @@ STEPS = (
         sections=("data", "features", "scenes", "build", "prerank"),
         code=("jobs/judged.py", "prerank", "features"),
         makes=both("prerank"),
+        needs="training requests",
     ),
     Step(
         "train_rank",
@@ -146,6 +154,7 @@ STEPS = (
         sections=("data", "features", "scenes", "build", "rank"),
         code=("jobs/judged.py", "prerank", "rank", "features"),
         makes=both("rank"),
+        needs="training requests",
     ),
     Step(
         "golden",
@@ -297,8 +306,8 @@ def line(step: Step, metrics: Mapping[str, Any] | None, seconds: float) -> str:
     head = f"  {step.name:<14}"
     if metrics is None:
         return f"{head}    · unchanged"
-    if not any(metrics.values()):
-        return f"{head} {seconds:5.1f} s  nothing to do: the data set has no {lacking(step)}"
+    if step.needs and not any(metrics.values()):
+        return f"{head} {seconds:5.1f} s  nothing to do: no {step.needs}"
     return f"{head} {seconds:5.1f} s  {said(metrics)}"
 
 
@@ -317,13 +326,6 @@ def said(metrics: Mapping[str, Any]) -> str:
         elif value is not None and not isinstance(value, list):
             parts.append(f"{name} {value}")
     return " · ".join(parts)
-
-
-def lacking(step: Step) -> str:
-    """What a step without a result would have needed."""
-    return " or ".join(name for name in ("users", "events", "queries") if name in step.tables) or (
-        "events"
-    )
 
 
 if __name__ == "__main__":
