@@ -293,7 +293,7 @@ def build(
 
         def tell(step: Step, metrics: Mapping[str, Any] | None, seconds: float) -> None:
             bar.advance(task)
-            console.print(line(step, metrics, seconds))
+            console.print(line(step, metrics, seconds), soft_wrap=True)
 
         work = Work.open(data, config, until, lambda text: bar.update(task, description=text))
         id = str(run(work, force, tell)["generation"])

@@ -6,10 +6,13 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkRuntimeError
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
@@ -28,10 +31,11 @@ def session(
     """The running session, or a new one.
 
     Under `spark-submit` the master and the memory are those of its command line. `scratch` takes
-    Spark's temporary files. Python on the workers is this Python, and finds this project.
+    Spark's temporary files, and spark.log with what Java has to say. Python on the workers is this
+    Python, and finds this project.
     """
-    builder = SparkSession.builder.appName("funnel")
     settings = {
+        "spark.app.name": "funnel",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": str(partitions),
         "spark.sql.execution.arrow.pyspark.enabled": "true",
@@ -41,7 +45,8 @@ def session(
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # set where spark-submit started the JVM
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit started Java
+    if not submitted:
         if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
             raise BadConfig(
                 "Spark needs Java 17 or newer, and there is no `java`: see `make setup`"
@@ -61,9 +66,24 @@ def session(
     if scratch is not None:
         settings["spark.local.dir"] = str(scratch / "local")
         settings["spark.sql.warehouse.dir"] = str(scratch / "warehouse")
+        if SparkContext._active_spark_context is None and not submitted:
+            _start(settings, scratch / "spark.log")
+    builder = SparkSession.builder
     for key, value in settings.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def _start(settings: Mapping[str, str], log: Path) -> None:
+    """Starts Java with its standard error in a file, which no setting of Spark's can do."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    conf = SparkConf(loadDefaults=False).setAll(list(settings.items()))
+    try:
+        with log.open("ab") as file:
+            gateway = launch_gateway(conf, {"stderr": file})  # type: ignore[no-untyped-call]
+        SparkContext(conf=conf, gateway=gateway)
+    except PySparkRuntimeError as error:
+        raise BadConfig(f"Spark did not start ({error}): {log} says why") from error
 
 
 def map_batches(
