@@ -186,7 +186,7 @@ class Rank(Section):
     width: Positive = Field(16, description="embedding width")
     hidden: tuple[Positive, ...] = Field((128, 64), description="widths of the deep layers")
     dropout: Share = Field(0.1)
-    epochs: Positive = Field(4, description="most epochs; fewer where validation stops improving")
+    epochs: Positive = Field(3, description="most epochs; fewer where validation stops improving")
     batch: Positive = Field(1024)
     learning_rate: float = Field(2e-3, gt=0.0)
     embedding_l2: float = Field(1e-5, ge=0.0)

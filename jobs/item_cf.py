@@ -103,7 +103,7 @@ def write(target: Path, neighbours: DataFrame, items: int, scratch: Path) -> int
             done = end
         np.save(target / "indptr.npy", np.concatenate([[0], np.cumsum(sizes)]))
     removed(scratch)
-    return total
+    return int(total)
 
 
 def run(work: Work) -> Mapping[str, Any]:

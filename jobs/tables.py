@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pyarrow.types as pt
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -41,19 +42,36 @@ def load(spark: SparkSession, data: Path, table: str) -> DataFrame:
 
 
 def raw(spark: SparkSession, path: Path, schema: pa.Schema) -> DataFrame:
-    """A table as it is stored, with the columns FILE (below `path`) and ROW of each row.
+    """A table as it is stored, with the columns FILE (a URI) and ROW of each row.
 
     `schema` is `schema_of(path)`. Timestamps of any precision come as Spark timestamps in UTC.
     """
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
     frame = spark.read.option("mergeSchema", "true").parquet(literal(path))
-    file = F.substring_index(F.col("_metadata.file_path"), f"/{path.name}/", -1)
-    frame = frame.select("*", file.alias(FILE), F.col("_metadata.row_index").alias(ROW))
+    place = [F.col("_metadata.file_path").alias(FILE), F.col("_metadata.row_index").alias(ROW)]
+    return _micros(frame.select("*", *place), schema)
+
+
+def instants(frame: DataFrame, paths: Sequence[Path]) -> DataFrame:
+    """A frame read from Parquet files or folders, its timestamps of nanoseconds as Spark's own.
+
+    Spark reads these as whole numbers, when told to by `spark.sql.legacy.parquet.nanosAsLong`.
+    """
+    for path in paths:
+        files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+        frame = _micros(frame, pq.read_schema(files[0])) if files else frame
+    return frame
+
+
+def _micros(frame: DataFrame, schema: pa.Schema) -> DataFrame:
+    kinds = dict(frame.dtypes)
     for field in schema:
-        if pt.is_timestamp(field.type) and field.type.unit == "ns":
+        nanos = pt.is_timestamp(field.type) and field.type.unit == "ns"
+        if nanos and kinds.get(field.name) == "bigint":
             micros = F.call_function("div", col(field.name), F.lit(1000))
             frame = frame.withColumn(field.name, F.timestamp_micros(micros))
+            kinds = dict(frame.dtypes)
     return frame
 
 

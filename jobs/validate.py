@@ -42,7 +42,8 @@ from jobs.report import EXAMPLES, REASONS, Counts, Finding, Report, errors, plai
 from jobs.rules import REFERENCES, Limits, recast, row_rules, soft_rules, values
 from jobs.tables import FILE, ROW, col, raw, replace, write
 
-BROKEN = "__broken"  # names of the rules that a row breaks
+BROKEN = "__broken"  # names of the rules that a row breaks, "" where none
+KEY, REPEAT = "__key", "__repeat"
 NOT_BEFORE = 631_152_000_000  # 1990-01-01: earlier timestamps are seconds, not milliseconds
 NOT_AFTER = 4_102_444_800_000  # 2100-01-01: later ones are microseconds
 
@@ -88,6 +89,8 @@ def validate(
         tuple(findings),
     )
     for part in (ACCEPTED, REJECTED):
+        if not any((fresh / part).iterdir()):
+            (fresh / part).rmdir()
         replace(fresh / part, data / part)
     fresh.rmdir()
     state = {
@@ -120,7 +123,7 @@ def _judge(
         if other in judged
     }
     checked = with_broken(raw(spark, path, stored), table, stored, limits, known)
-    write(rejected(checked, stored), rejects, [])
+    write(rejected(checked, table, stored), rejects, [])
     lost = row_count(rejects)
     findings = list(errors(table.name, rejects, _shows(table, stored, limits)) if lost else ())
     if not lost:
@@ -171,6 +174,8 @@ def with_broken(
     `known` holds, for a column that names rows of another table, a frame with the ids there are.
     """
     typed = values(table, stored)
+    key = [typed[name] for name in table.key if name in typed]
+    repeated = _repeated(frame, key) if len(key) == len(table.key) else None
     checks = {rule.name: rule.broken for rule in row_rules(table, stored, limits)}
     for place, (column, ids) in enumerate(known.items()):
         there = f"__known{place}"
@@ -178,43 +183,48 @@ def with_broken(
         noun, _ = REFERENCES[table.name][column]
         checks[f"unknown {noun}"] = (F.trim(typed[column]) != "") & F.col(there).isNull()
     names = [F.when(broken, F.lit(name)) for name, broken in checks.items()]
-    frame = frame.withColumn(BROKEN, F.filter(F.array(*names), lambda name: name.isNotNull()))
-    if not set(table.key) <= typed.keys():
+    frame = frame.withColumn(BROKEN, F.concat_ws(REASONS, *names))
+    if repeated is None:
         return frame
-    return _with_repeats(frame, [typed[name] for name in table.key], _repeat(table))
+    again = _after_first(_keyed(frame, key, BROKEN), repeated)
+    names = [F.nullif(F.col(BROKEN), F.lit("")), F.when(F.col(REPEAT), F.lit(_repeat(table)))]
+    return frame.join(again, [FILE, ROW], "left").withColumn(BROKEN, F.concat_ws(REASONS, *names))
 
 
-def _with_repeats(frame: DataFrame, key: list[Column], rule: str) -> DataFrame:
-    """Marks all rows of one key but the first in the order of arrival; sound rows go first.
-
-    Rows without a key repeat nothing. Only the keys are shuffled, and only repeated ones sorted.
-    """
-    names = [f"__key{place}" for place in range(len(key))]
+def _keyed(frame: DataFrame, key: Sequence[Column], *more: str) -> DataFrame:
+    """The rows with a whole key (blank is none); its parts are named after KEY."""
+    names = [f"{KEY}{place}" for place in range(len(key))]
     keys = [value.alias(name) for name, value in zip(names, key, strict=True)]
-    keyed = frame.select(*keys, (F.size(BROKEN) > 0).alias("__bad"), FILE, ROW)
+    keyed = frame.select(*keys, *more, FILE, ROW)
     for name in names:
         keyed = keyed.where(F.trim(name) != "")
+    return keyed
+
+
+def _repeated(frame: DataFrame, key: Sequence[Column]) -> DataFrame | None:
+    """The keys that several rows have; None where there are none, the usual and cheap case."""
+    keyed = _keyed(frame, key)
+    names = [name for name in keyed.columns if name.startswith(KEY)]
     several = keyed.groupBy(*names).count().where("count > 1").drop("count")
-    if several.isEmpty():
-        return frame
-    first = Window.partitionBy(*names).orderBy("__bad", FILE, ROW)
-    repeats = (
-        keyed.join(several, names, "left_semi")
-        .withColumn("__repeat", F.row_number().over(first) > 1)
-        .where("__repeat")
-        .select(FILE, ROW, "__repeat")
-    )
-    added = F.when(F.col("__repeat"), F.array_append(BROKEN, F.lit(rule))).otherwise(F.col(BROKEN))
-    return frame.join(repeats, [FILE, ROW], "left").withColumn(BROKEN, added)
+    return None if several.isEmpty() else several
 
 
-def rejected(checked: DataFrame, stored: pa.Schema) -> DataFrame:
+def _after_first(keyed: DataFrame, repeated: DataFrame) -> DataFrame:
+    """FILE and ROW of all rows of a key but the first in order of arrival; sound rows go first."""
+    names = repeated.columns
+    first = Window.partitionBy(*names).orderBy(F.col(BROKEN) != "", FILE, ROW)
+    rows = keyed.join(repeated, names, "left_semi")
+    rows = rows.withColumn(REPEAT, F.row_number().over(first) > 1).where(REPEAT)
+    return rows.select(FILE, ROW, REPEAT)
+
+
+def rejected(checked: DataFrame, table: Table, stored: pa.Schema) -> DataFrame:
     """The broken rows as they came, with the rules they break and where they lay."""
     own = ("reason", "file", "row")
-    return checked.where(F.size(BROKEN) > 0).select(
+    return checked.where(F.col(BROKEN) != "").select(
         *(col(n).alias(f"original_{n}" if n in own else n) for n in stored.names),
-        F.array_join(BROKEN, REASONS).alias("reason"),
-        F.col(FILE).alias("file"),
+        F.col(BROKEN).alias("reason"),
+        F.substring_index(FILE, f"/{table.name}/", -1).alias("file"),
         F.col(ROW).alias("row"),
     )
 
@@ -223,7 +233,7 @@ def kept(checked: DataFrame, table: Table, stored: pa.Schema) -> DataFrame:
     """The sound rows, in canonical types."""
     typed = values(table, stored)
     columns = [typed.get(name, col(name)).alias(name) for name in stored.names]
-    return checked.where(F.size(BROKEN) == 0).select(*columns, FILE, ROW)
+    return checked.where(F.col(BROKEN) == "").select(*columns, FILE, ROW)
 
 
 def clicks_never_shown(events: DataFrame) -> DataFrame:
@@ -236,20 +246,25 @@ def clicks_never_shown(events: DataFrame) -> DataFrame:
         if name not in events.columns:
             events = events.withColumn(name, F.lit(None).cast("string"))
     events = events.withColumn("scene", F.coalesce("scene", F.lit("")))
-    impressions = events.where("action = 'impression'")
-    scenes = impressions.select("scene").distinct()
-    seen = impressions.groupBy("user_id", "item_id", "scene").agg(
-        F.collect_set("request_id").alias("__requests"),
-        F.collect_set("session_id").alias("__sessions"),
+    clicks = events.where("action = 'click'").alias("click")
+    shown = events.where("action = 'impression'")
+    scenes = shown.select("scene").distinct()
+    same = ["user_id", "item_id", "scene"]
+    # Few impressions are of a clicked item: the rest need not be sorted for the join.
+    shown = shown.join(clicks.select(*same).distinct(), same, "left_semi")
+    shown = shown.select(*same, "request_id", "session_id").distinct().alias("shown")
+    matched = F.expr(
+        "click.user_id = shown.user_id and click.item_id = shown.item_id"
+        " and click.scene = shown.scene and case"
+        " when click.request_id is not null then click.request_id <=> shown.request_id"
+        " when click.session_id is not null then click.session_id <=> shown.session_id"
+        " else true end"
     )
-    matched = (
-        F.when(F.col("__requests").isNull(), False)
-        .when(F.col("request_id").isNotNull(), F.array_contains("__requests", F.col("request_id")))
-        .when(F.col("session_id").isNotNull(), F.array_contains("__sessions", F.col("session_id")))
-        .otherwise(True)
+    return (
+        clicks.join(F.broadcast(scenes), "scene", "left_semi")
+        .alias("click")
+        .join(shown, matched, "left_anti")
     )
-    clicks = events.where("action = 'click'").join(F.broadcast(scenes), "scene", "left_semi")
-    return clicks.join(seen, ["user_id", "item_id", "scene"], "left").where(~matched)
 
 
 def _warning(rows: DataFrame, table: Table, rule: str, shows: Sequence[str]) -> list[Finding]:
