@@ -1,0 +1,259 @@
+"""What every channel promises, over a small catalogue with every kind of index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import recall
+from funnel.catalogue import write_catalogue
+from funnel.config import parse
+from funnel.errors import BadQuery
+from funnel.generation import Generation, Manifest
+from funnel.types import Candidates, Filter, History, Query
+from recall import vector
+from recall.bm25 import write_index as write_words
+from recall.channel import Channel
+from recall.encoder import LSA
+from recall.filters import Filters
+from recall.fusion import WeightedSum, fit_weights
+from recall.item_cf import HALF_LIFE, ItemCF
+from recall.vector import Nearest, Vector
+from recall.vector import write_index as write_graph
+
+N = 600
+CONFIG = parse({"data": {"multi": ["tags"], "filterable": ["category", "price", "tags"]}})
+CLICK = CONFIG.all_actions.index("click")
+COLOURS = ["red", "blue", "green", "yellow"]
+THINGS = ["shoes", "hats", "lamps", "chairs", "bikes"]
+
+
+@pytest.fixture(scope="module")
+def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
+    path, draw = tmp_path_factory.mktemp("recall"), np.random.default_rng(3)
+    titles = [f"{COLOURS[n % 4]} {THINGS[n % 5]} number {n}" for n in range(N)]
+    items = pa.table(
+        {
+            "item_id": [f"i{n:03}" for n in range(N)],
+            "title": titles,
+            "category": [f"{THINGS[n % 5]}/{COLOURS[n % 4]}" for n in range(N)],
+            "brand": [None] * N,
+            "price": [float(n) if n % 9 else None for n in range(N)],
+            "tags": pa.array([[f"t{n % 3}", f"t{n % 7}"] if n % 5 else None for n in range(N)]),
+            "available": [n % 11 != 0 for n in range(N)],
+        }
+    )
+    numbers = ["price", "available"]
+    write_catalogue(path / "items", items, ["category", "brand"], ["tags"], numbers)
+    for part in ("popular", "item_cf", "vector"):
+        (path / part).mkdir()
+    np.save(path / "popular/rows.npy", draw.permutation(N)[:400].astype(np.int32))
+    np.save(path / "popular/scores.npy", np.linspace(1, 0.1, 400).astype(np.float32))
+    size = draw.integers(0, 30, N)
+    size[:3] = [0, 5, 8]
+    np.save(path / "item_cf/indptr.npy", np.concatenate([[0], np.cumsum(size)]))
+    lists = [draw.choice(N, k, replace=False) for k in size]
+    np.save(path / "item_cf/indices.npy", np.concatenate(lists).astype(np.int32))
+    np.save(path / "item_cf/weights.npy", draw.random(int(size.sum())).astype(np.float32))
+    encoder = LSA.train(titles, 16, 1)
+    encoder.save(path / "vector/encoder")
+    np.save(path / "vector/text.npy", encoder.encode(titles))
+    vectors = draw.normal(size=(N, 12)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[::10] = 0
+    np.save(path / "vector/behaviour.npy", vectors)
+    table = CONFIG.model_dump(mode="json")
+    Manifest("g", until=0, past=0, actions=CONFIG.all_actions, config=table).write(path)
+    opened = Generation.open(path)
+    write_words(path / "bm25", opened.items, CONFIG)
+    return opened
+
+
+CHANNELS = ["bm25", "vector", "item_cf", "popular"]
+QUERIES = {
+    "nothing": Query(),
+    "words": Query(text="red shoes number 8"),
+    "emoji": Query(text="🎉"),
+    "history": Query(
+        history=History(
+            np.array([5, 7, 9], np.int32), np.full(3, CLICK, np.int8), np.array([1, 2, 3])
+        )
+    ),
+    "item": Query(item=4),
+    "cold item": Query(item=0),
+}
+
+
+@pytest.fixture(scope="module")
+def channels(generation: Generation) -> dict[str, Channel]:
+    return dict(recall.Parts.open(generation, CONFIG).channels)
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("limit", [1, 7, 500])
+def test_a_channel_returns_allowed_rows_once_best_first_and_repeats_itself(
+    channels: dict[str, Channel], name: str, query: Query, limit: int
+) -> None:
+    channel = channels[name]
+    draw = np.random.default_rng(limit)
+    for mask in (None, draw.random(N) < 0.5, draw.random(N) < 0.02, np.zeros(N, bool)):
+        found = channel.find(query, mask, limit)
+        assert len(found) <= limit
+        assert len(set(found.rows.tolist())) == len(found)
+        assert np.all(np.isfinite(found.scores))
+        assert np.all(np.diff(found.scores) <= 0)
+        ties = np.flatnonzero(np.diff(found.scores) == 0)
+        if name != "bm25":  # Tantivy's sums of equal terms differ in the last bit
+            assert np.all(found.rows[ties] < found.rows[ties + 1]) or name == "popular"
+        assert mask is None or mask[found.rows].all()
+        again = channel.find(query, mask, limit)
+        np.testing.assert_array_equal(found.rows, again.rows)
+        np.testing.assert_array_equal(found.scores, again.scores)
+
+
+def test_neighbours_add_up_over_the_history_as_written_naively(generation: Generation) -> None:
+    channel = ItemCF.open(generation, CONFIG)
+    assert channel is not None
+    history = QUERIES["history"].history
+    naive: dict[int, float] = {}
+    for ago, row in enumerate(history.rows[::-1]):
+        for place in range(channel.indptr[row], channel.indptr[row + 1]):
+            other = int(channel.indices[place])
+            vote = 2 ** (-ago / HALF_LIFE)
+            naive[other] = naive.get(other, 0.0) + vote * float(channel.weights[place])
+    found = channel.find(Query(history=history), None, N)
+    assert set(found.rows.tolist()) == set(naive)
+    expected = [naive[int(row)] for row in found.rows]
+    np.testing.assert_allclose(found.scores, expected, rtol=1e-5)
+
+
+def test_the_graph_finds_what_the_scan_finds(
+    generation: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector, "SMALL", 10)
+    vectors = np.asarray(generation.array("vector/behaviour"))
+    (tmp_path / "vector").mkdir()
+    np.save(tmp_path / "vector/behaviour.npy", vectors)
+    write_graph(tmp_path / "vector/behaviour.faiss", vectors, CONFIG.vectors)
+    nearest = Nearest.open(Generation(tmp_path, generation.manifest), "behaviour", CONFIG.vectors)
+    assert nearest is not None
+    assert nearest.index is not None
+    draw = np.random.default_rng(1)
+    half = draw.random(N) < 0.5
+    hits = total = 0
+    for _ in range(20):
+        asked = draw.normal(size=12).astype(np.float32)
+        for mask in (None, half):
+            graph, scan = nearest.search(asked, mask, 50), nearest.scan(asked, mask, 50)
+            assert mask is None or mask[graph.rows].all()
+            hits += len(np.intersect1d(graph.rows, scan.rows))
+            total += len(scan)
+    assert hits / total >= 0.95
+
+
+def test_a_typo_still_finds_its_words(generation: Generation) -> None:
+    channel = Vector.open(generation, CONFIG)
+    found = channel.find(Query(text="gren chaires"), None, 10)
+    titles = [generation.items.titles[int(row)].as_py() for row in found.rows]
+    assert sum("chairs" in title for title in titles) >= 8
+
+
+@pytest.mark.parametrize(
+    ("condition", "naive"),
+    [
+        (Filter("category", ("shoes",)), lambda i: i["category"].startswith("shoes/")),
+        (Filter("category", ("shoes/red", "hats")), None),
+        (Filter("price", low=10, high=20), lambda i: i["price"] and 10 <= i["price"] <= 20),
+        (Filter("price", low=590, exclude=True), lambda i: not (i["price"] or 0) >= 590),
+        (Filter("tags", ("t2",)), lambda i: "t2" in (i["tags"] or [])),
+        (Filter("tags", ("t2",), exclude=True), lambda i: "t2" not in (i["tags"] or [])),
+        (Filter("category", ("nowhere",)), lambda i: False),
+    ],
+)
+def test_a_filter_keeps_what_it_says(generation: Generation, condition: Filter, naive) -> None:
+    filters = Filters.open(generation, CONFIG)
+    naive = naive or (lambda i: i["category"] == "shoes/red" or i["category"].startswith("hats/"))
+    mask = filters.allowed(Query(filters=(condition,), excluded=np.array([3], np.int32)))
+    items = generation.items.table.to_pylist()
+    wanted = [r for r, i in enumerate(items) if naive(i) and i["available"] and r != 3]
+    assert mask is not None
+    assert np.flatnonzero(mask).tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (Filter("brand", ("x",)), "cannot filter on 'brand'"),
+        (Filter("weight", low=1), "cannot filter on 'weight'.*category"),
+        (Filter("price", low=5, high=1), "price"),
+        (Filter("category", low=1), "category"),
+        (Filter("price"), "price"),
+    ],
+)
+def test_a_filter_that_cannot_hold_is_the_callers_fault(
+    generation: Generation, condition: Filter, message: str
+) -> None:
+    with pytest.raises(BadQuery, match=message):
+        Filters.open(generation, CONFIG).allowed(Query(filters=(condition,)))
+
+
+LISTS = st.dictionaries(st.integers(0, 30), st.floats(-5, 5, width=32), max_size=12)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(CHANNELS), LISTS, min_size=1), st.integers(1, 20))
+def test_fusion_equals_its_formula(lists: dict[str, dict[int, float]], keep: int) -> None:
+    weights = {"bm25": 0.5, "vector": 0.25, "item_cf": 0.25, "popular": 1.0}
+    found = {}
+    for name, scores in lists.items():
+        rows = np.array(sorted(scores), np.int32)
+        found[name] = Candidates(rows, np.array([scores[r] for r in rows], np.float32))
+    total = sum(weights[name] for name in lists)
+    naive: dict[int, float] = {}
+    for name, scores in lists.items():
+        low, high = min(scores.values(), default=0), max(scores.values(), default=0)
+        for row, score in scores.items():
+            norm = (score - low) / (high - low) if high > low else 1.0
+            naive[row] = naive.get(row, 0.0) + weights[name] / total * norm
+    fused = WeightedSum(weights)(Query(), found, keep)
+    assert len(fused) == min(keep, len(naive))
+    np.testing.assert_allclose(fused.scores, [naive[r] for r in fused.rows.tolist()], atol=1e-6)
+    worst = fused.scores[-1] if len(fused) else np.inf
+    assert all(naive[row] <= worst + 1e-6 for row in set(naive) - set(fused.rows.tolist()))
+    for name, scores in lists.items():
+        column = fused.columns[f"recall.{name}"]
+        assert np.isnan(column).tolist() == [r not in scores for r in fused.rows.tolist()]
+
+
+def test_a_fusion_that_loses_to_its_best_channel_is_refused() -> None:
+    def listed(rows: list[int]) -> Candidates:
+        return Candidates(np.array(rows, np.int32), np.arange(len(rows), 0, -1, np.float32))
+
+    def requests(good: str, seed: int) -> list[tuple[dict[str, Candidates], dict[int, float]]]:
+        draw, made = np.random.default_rng(seed), []
+        for _ in range(30):
+            rows = draw.permutation(100)[:20].tolist()
+            bad = listed(draw.permutation(100)[:20].tolist())
+            made.append(({"a": bad, "b": bad} | {good: listed(rows)}, dict.fromkeys(rows[:5], 1.0)))
+        return made
+
+    fitted = fit_weights(requests("a", 1), requests("a", 2), ["a", "b"])
+    assert fitted.weights["a"] > 0.5
+    assert fitted.metrics["fusion"] >= fitted.metrics["a"] > fitted.metrics["b"]
+    misled = fit_weights(requests("b", 1), requests("a", 2), ["a", "b"])
+    assert misled.weights["a"] > misled.weights["b"]
+    assert misled.metrics["fusion"] == misled.metrics["a"]
+
+
+def test_without_any_evidence_what_is_popular_fills_the_list(generation: Generation) -> None:
+    stage = recall.build(generation, CONFIG, "home")
+    found = stage.run(Query(scene="home"), Candidates.empty())
+    popular = np.asarray(generation.array("popular/rows"))
+    wanted = popular[popular % 11 != 0]  # in stock
+    assert found.rows.tolist()[:50] == wanted[:50].tolist()
