@@ -86,7 +86,7 @@ def write(target: Path, neighbours: DataFrame, items: int, scratch: Path) -> int
     """
     tables.write(neighbours, removed(scratch), ["row", "place"])
     files = sorted(scratch.glob("*.parquet"))
-    total = sum(pq.read_metadata(file).num_rows for file in files)
+    total = int(sum(pq.read_metadata(file).num_rows for file in files))
     removed(target)
     if total:
         fresh(target)

@@ -3,12 +3,13 @@ Vectors of items: by their texts, and by the users who wanted them.
 
 Text vectors come from LSA trained on the catalogue, where an item's document is its own text and
 the queries whose results users wanted (before the cut), or from a sentence-transformers model.
-Behaviour vectors are the right singular vectors of the normalised user-item matrix,
+Behaviour vectors are made from the neighbour lists of `jobs.item_cf`, which must have run: with S
+the symmetric matrix of their weights and S ≈ Σ_k σ_k u_k v_kᵀ,
 
-    A_ui = w_ui / √(d_u · d_i)        v_i = the i-th row of V, scaled by √σ, to length 1
+    v_i = (√σ_1·v_1i, …, √σ_d·v_di), to length 1
 
-(the normalised adjacency that graph recommenders factorise; Chen et al. 2021, "Scalable graph
-collaborative filtering"). Items that fewer than two users wanted have none.
+(Levy and Goldberg 2014, "Neural word embedding as implicit matrix factorization", who take the
+square root likewise). Items without neighbours have none.
 
 Writes vector/text.npy, vector/encoder/ and vector/behaviour.npy into both drafts.
 """
@@ -32,7 +33,6 @@ from funnel.types import Array
 from jobs import events
 from jobs.command import command
 from jobs.fresh import fresh
-from jobs.item_cf import wanted
 from jobs.work import Work
 from recall.bm25 import texts
 from recall.encoder import LSA, Encoder, Sentences, randomized_svd, unit_rows
@@ -74,18 +74,15 @@ def encoded(target: Path, documents: Sequence[str], encoder: Encoder) -> int:
     return int(np.any(vectors != 0, axis=1).sum())
 
 
-def behaviour(wants: pa.Table, items: int, width: int, seed: int) -> Array:
-    """(items, width) float32 unit rows; zero where fewer than two users wanted the item."""
-    users = wants.column("user_id").combine_chunks().dictionary_encode().indices.to_numpy()
-    rows = wants.column("row").to_numpy()
-    matrix = sp.csr_matrix(
-        (wants.column("weight").to_numpy(), (users, rows)), shape=(int(users.max()) + 1, items)
+def behaviour(draft: Path, width: int, seed: int) -> Array:
+    """(n, width) float32 unit rows out of the draft's neighbour lists; zero without neighbours."""
+    indptr, indices, weights = (
+        np.load(draft / f"item_cf/{name}.npy") for name in ("indptr", "indices", "weights")
     )
-    known = np.asarray((matrix > 0).sum(0)).ravel() >= 2
-    matrix = matrix @ sp.diags(known.astype(float))
-    degrees = [np.asarray(matrix.sum(axis)).ravel() for axis in (1, 0)]
-    left, right = (sp.diags(1 / np.sqrt(np.where(d > 0, d, 1))) for d in degrees)
-    values, vectors = randomized_svd((left @ matrix @ right).tocsr(), width, seed)
+    items = len(indptr) - 1
+    lists = sp.csr_matrix((weights, indices, indptr), shape=(items, items))
+    both = lists.maximum(lists.T).tocsr()  # one may be among the other's best only
+    values, vectors = randomized_svd(both, width, seed)
     return np.asarray(unit_rows(vectors * np.sqrt(values)), np.float32)
 
 
@@ -99,15 +96,10 @@ def run(work: Work) -> Mapping[str, Any]:
         if work.has("events"):
             happened = events.read(work)
             clicked = clicked_queries(happened, config, cut).toArrow()
-            wants = (
-                wanted(happened, config, cut)
-                .toArrow()
-                .sort_by([("user_id", "ascending"), ("row", "ascending")])
-            )
-            if len(wants):
-                made = behaviour(wants, len(items), settings.behaviour_width, seed)
-                np.save(target / "behaviour.npy", made)
-                metrics["behaviour_items"] = int(np.any(made != 0, axis=1).sum())
+        if (draft / "item_cf").exists():
+            made = behaviour(draft, settings.behaviour_width, seed)
+            np.save(target / "behaviour.npy", made)
+            metrics["behaviour_items"] = int(np.any(made != 0, axis=1).sum())
         own = documents(items, config, clicked if sentences is None else None)
         encoder = sentences or LSA.train(own, settings.text_width, seed)
         metrics["text_items"] = encoded(target, own, encoder)

@@ -30,7 +30,7 @@ BUCKETS = 1 << 17  # of character n-grams, by hash
 MAX_WORDS = 64  # of a text to encode; the first ones count
 GRAMS = 20_000  # of them, the most frequent ones
 SAMPLE = 10_000  # documents that the projection is trained on
-GRAM_WEIGHT = 0.4  # of a character n-gram against a word
+GRAM_WEIGHT = 0.2  # of a character n-gram against a word
 
 
 class Encoder(Protocol):
@@ -89,7 +89,9 @@ class LSA:
         frequency = np.bincount(matrix.indices, minlength=size)
         idf = (np.log((1 + len(texts)) / (1 + frequency)) + 1).astype(np.float32)
         weighed = unit_rows(matrix @ sp.diags(idf)).tocsr().astype(np.float32)
-        vectors = randomized_svd(weighed, width, seed)[1]
+        # One look at the matrix: a closer approximation of its first singular vectors spends the
+        # width on what all items share, and finds less (docs/recall.md).
+        vectors = randomized_svd(weighed, width, seed, iterations=0)[1]
         return LSA(vocabulary, places, idf, vectors.astype(np.float32))
 
     def counts(self, texts: Sequence[str]) -> sp.csr_matrix:

@@ -17,19 +17,18 @@ from recall.channel import ranked
 from recall.filters import Mask
 
 RECENT = 50  # newest actions that vote
-HALF_LIFE = 10.0  # actions ago that count half as much
+HALF_LIFE = 5.0  # a vote counts half as much as one this many actions later
 
 
-def interest(history: History, weights: Array, recent: int = RECENT) -> tuple[Array, Array]:
-    """The newest items that the user wanted, each with its weight: (k,) rows, (k,) weights.
+def interest(history: History, weights: Array, half_life: float) -> tuple[Array, Array]:
+    """The newest `RECENT` items that the user wanted, each with its weight: (k,) rows, (k,).
 
-    A weight is the action's as a label, halved for every `HALF_LIFE` actions that came after.
+    A weight is the action's as a label, halved for every `half_life` such actions that came after.
     """
-    wanted = weights[history.actions] > 0
-    rows = history.rows[wanted][-recent:]
-    of_action = weights[history.actions[wanted][-recent:]]
+    known = (history.rows >= 0) & (weights[history.actions] > 0)
+    rows = history.rows[known][-RECENT:]
     ago = np.arange(len(rows))[::-1]
-    return rows, of_action * np.exp2(-ago / HALF_LIFE)
+    return rows, weights[history.actions[known][-RECENT:]] * np.exp2(-ago / half_life)
 
 
 def action_weights(generation: Generation, config: Config) -> Array:
@@ -62,7 +61,7 @@ class ItemCF:
         if query.item >= 0:
             rows, votes = np.array([query.item]), np.ones(1)
         else:
-            rows, votes = interest(query.history, self.actions)
+            rows, votes = interest(query.history, self.actions, HALF_LIFE)
         starts, ends = self.indptr[rows], self.indptr[rows + 1]
         sizes = ends - starts
         if not sizes.sum():

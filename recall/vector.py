@@ -25,6 +25,7 @@ from recall.filters import Mask
 from recall.item_cf import action_weights, interest
 
 SMALL = 5000  # vectors that are scanned faster than a graph is walked
+HALF_LIFE = 3.0  # a wanted item counts half as much as one this many actions later
 SELECTIVE = 0.1  # share of allowed items below which the scan is taken
 
 
@@ -123,7 +124,7 @@ class Vector:
         if query.item >= 0:
             rows, weights = np.array([query.item]), np.ones(1)
         else:
-            rows, weights = interest(query.history, self.actions)
+            rows, weights = interest(query.history, self.actions, HALF_LIFE)
         if not len(rows):
             return Candidates.empty()
         for nearest in (self.behaviour, self.text):

@@ -44,9 +44,9 @@ def log() -> Events:
 
 @pytest.fixture(scope="module")
 def work(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: object, log: Events
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object, log: Events
 ) -> Work:
-    work = opened(data_set(items=items, events=log), CONFIG)
+    work = opened(data_set(items=goods, events=log), CONFIG)
     prepare(work)
     assert item_cf.run(work)["neighbours"] > 0
     return work
@@ -122,10 +122,10 @@ def test_only_the_newest_items_of_a_long_history_count(
 
 
 def test_without_anything_wanted_there_are_no_lists(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: object, log: Events
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object, log: Events
 ) -> None:
     looked = [event for event in log if event["action"] == "impression"]
-    work = opened(data_set(items=items, events=looked), CONFIG)
+    work = opened(data_set(items=goods, events=looked), CONFIG)
     prepare(work)
     (work.draft / "item_cf").mkdir()
     assert item_cf.run(work) == {"neighbours": 0}
@@ -133,9 +133,9 @@ def test_without_anything_wanted_there_are_no_lists(
 
 
 def test_without_events_old_lists_are_removed(
-    opened: Callable[..., Work], data_set: Callable[..., Path], items: object
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object
 ) -> None:
-    work = opened(data_set(items=items))
+    work = opened(data_set(items=goods))
     (work.draft / "item_cf").mkdir()
     item_cf.run(work)
     assert not (work.draft / "item_cf").exists()
