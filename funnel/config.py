@@ -100,7 +100,7 @@ class Channel(Section):
 class Recall(Section):
     keep: Positive = Field(2000, description="candidates that leave recall")
     budget_ms: Positive = Field(25, description="time before the channels that answered are used")
-    channels: dict[Literal["bm25", "vector", "item_cf", "popular"], Channel] = Field(
+    channels: dict[str, Channel] = Field(
         default_factory=dict, description="channels and their limits and weights"
     )
     fit: bool = Field(
@@ -240,6 +240,12 @@ class Config(Section):
                 if name not in known:
                     raise ValueError(f"{where}: unknown action '{name}'; known: {', '.join(known)}")
         for name, scene in self.scenes.items():
+            for channel in scene.recall.channels:
+                if channel not in CHANNELS:
+                    raise ValueError(
+                        f"scenes.{name}.recall.channels: unknown channel '{channel}'; "
+                        f"known: {', '.join(CHANNELS)}"
+                    )
             if not any(channel.limit for channel in scene.recall.channels.values()):
                 raise ValueError(f"scenes.{name}.recall.channels: no channel has a limit above 0")
         return self

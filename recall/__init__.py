@@ -6,7 +6,7 @@ Recall: from the whole catalogue to the candidates, by several channels at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -21,6 +21,14 @@ from recall.fusion import WeightedSum, weights_of
 from recall.item_cf import ItemCF
 from recall.popular import Popular
 from recall.vector import Vector
+
+# One line a channel. An opener gives None where the generation has nothing for the channel.
+OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
+    "bm25": BM25.open,
+    "vector": Vector.open,
+    "item_cf": ItemCF.open,
+    "popular": Popular.open,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +47,7 @@ class Parts:
             for name, channel in scene.recall.channels.items()
             if channel.limit
         }
-        found: dict[str, Channel | None] = {}
-        if "bm25" in wanted:
-            found["bm25"] = BM25.open(generation)
-        if "vector" in wanted:
-            found["vector"] = Vector.open(generation, config)
-        if "item_cf" in wanted:
-            found["item_cf"] = ItemCF.open(generation, config)
-        if "popular" in wanted:
-            found["popular"] = Popular.open(generation, config)
+        found = {name: OPENERS[name](generation, config) for name in OPENERS if name in wanted}
         channels = {name: channel for name, channel in found.items() if channel is not None}
         return Parts(channels, Filters.open(generation, config))
 

@@ -138,7 +138,7 @@ class BM25:
     analyzer: tantivy.TextAnalyzer
 
     @staticmethod
-    def open(generation: Generation) -> BM25 | None:
+    def open(generation: Generation, config: Config) -> BM25 | None:
         """None where the generation has no lexical index."""
         if not generation.has("bm25"):
             return None

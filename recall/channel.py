@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
-from funnel.types import Array, Candidates, Query, best
+from funnel.types import Array, Candidates, Query, Rows, best
 from recall.filters import Mask
 
 
@@ -17,6 +18,15 @@ class Channel(Protocol):
     """At most `limit` items of those `allowed` (all if None), best first, no row twice."""
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates: ...
+
+
+class Living(Protocol):
+    """A channel that finds items by what they are follows the live catalogue."""
+
+    def upsert(self, rows: Rows, items: pa.Table) -> None:
+        """Row rows[i] is now items[i] (the columns of items/), whatever it was before; rows may lie
+        beyond the generation's last. One thread calls this, while others call `find`: a request
+        sees all of the batch or none. What was deleted needs no call: no request allows it."""
 
 
 @dataclass(frozen=True, eq=False)
