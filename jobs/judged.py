@@ -94,10 +94,9 @@ def lacking(train: Sequence[Logged], valid: Sequence[Logged]) -> str:
     return "" if train and valid else "no request is left for validation or for training"
 
 
-def compared(judged: Judged, orders: Mapping[str, Array]) -> dict[str, Any]:
-    """Mean nDCG@10 of every order (name -> scores), and what the last gains over the one before
-    it, with a 95 % interval over requests."""
-    values = {name: judged.ndcg(scores) for name, scores in orders.items()}
+def compared(values: Mapping[str, Array]) -> dict[str, Any]:
+    """Mean nDCG@10 of every order (name -> (R,) values), and what the last gains over the one
+    before it, with a 95 % interval over requests."""
     last, before = list(values.values())[-1], list(values.values())[-2]
     low, high = bootstrap_interval(last - before)
     return {

@@ -53,7 +53,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     metrics = {
         "requests": {"train": len(early.sizes), "valid": len(late.sizes)},
         "trees": booster.num_trees(),
-        **compared(late, {"recall": late.column("recall"), "prerank": scores}),
+        **compared({"recall": late.ndcg(late.column("recall")), "prerank": late.ndcg(scores)}),
         **late.order(scores),
     }
     on = metrics["gain"]["mean"] > 0

@@ -8,12 +8,12 @@ order there is published switched off. Writes rank/<scene>/{model.safetensors,me
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import lightgbm as lgb
 import numpy as np
+from numpy.typing import NDArray
 
 from features.assemble import Assembler
 from funnel.generation import Generation
@@ -24,15 +24,15 @@ from jobs.fresh import removed
 from jobs.judged import Judged, compared, lacking, scenes, split
 from jobs.train_prerank import table, told
 from jobs.work import Work
-from prerank.gbdt import cross_scores, predict, usable
+from prerank.gbdt import predict, usable
 from rank.deepfm import DeepFM, DeepFMConfig
 from rank.encoding import Encoding
 from rank.scorer import Reader, positive, save
 from rank.train import Table, fit
-from rank.train import predict as logits
+from rank.train import predict as logits_of
+from rank.value import Blend, Platt, weighed
 
-REACH = 40  # a request's best candidates by prerank, which rank learns from
-SILENT = 0.1  # share of the requests that it learns from without prerank's scores
+REACH = 40  # a request's best candidates by prerank: what reaches rank, of samples thinned out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,16 +44,17 @@ class Part:
 
     def places(self) -> Array:
         """(N,) each candidate's place in its request by that order, from 0."""
-        order = np.lexsort((self.judged.rows, -self.before, self.judged.owners))
-        ends = np.cumsum(self.judged.sizes)
+        judged = self.judged
+        scores = np.where(np.isfinite(self.before), self.before, -np.inf)
+        order = np.lexsort((judged.rows, -scores, judged.owners))
+        starts = np.cumsum(judged.sizes) - judged.sizes
         places = np.empty(len(order), np.int64)
-        places[order] = np.arange(len(order)) - (ends - self.judged.sizes)[self.judged.owners]
+        places[order] = np.arange(len(order)) - starts[judged.owners]
         return places
 
     def take(self, keep: Array) -> Part:
         """The candidates where `keep` (N,) holds."""
         parts = np.split(keep, np.cumsum(self.judged.sizes)[:-1])
-        pairs = zip(self.judged.requests, parts, strict=True)
         taken = [
             replace(
                 one,
@@ -61,58 +62,45 @@ class Part:
                 labels=one.labels[part],
                 positions=one.positions[part],
             )
-            for one, part in pairs
+            for one, part in zip(self.judged.requests, parts, strict=True)
         ]
         return Part(Judged.of(taken), self.before[keep])
 
-    def told(self, silent: Array) -> Part:
-        """With prerank's scores as a column, except for the requests where `silent` (R,) holds."""
-        parts = np.split(self.before, np.cumsum(self.judged.sizes)[:-1])
-        requests = [
-            one if mute else replace(one, candidates=one.candidates.with_columns({"prerank": part}))
-            for one, part, mute in zip(self.judged.requests, parts, silent, strict=True)
-        ]
-        return replace(self, judged=replace(self.judged, requests=requests))
 
-
-def ordered(work: Work, scene: str, assembler: Assembler) -> tuple[Part, Part]:
-    """The requests to train and to validate on, with the scores of the stage before rank.
-
-    Prerank was fitted to the training requests, so there its own scores are better than they will
-    ever be again, and rank would lean on them too much. Rank learns from the scores of trees that
-    were fitted to the other half of the requests instead.
-    """
-    early, late = (Judged.of(part) for part in split(work, scene))
+def ordered(work: Work, scene: str, assembler: Assembler) -> tuple[Part, Part, bool]:
+    """The requests to train and to validate on, with the scores of the stage before rank, and
+    whether that is prerank."""
+    parts = [Judged.of(part) for part in split(work, scene)]
     draft = Generation.open(work.draft, check=False)
-    if not usable(draft, scene, "auto"):
-        return Part(early, early.column("recall")), Part(late, late.column("recall"))
-    booster = lgb.Booster(model_file=str(draft.file(f"prerank/{scene}/model.txt")))
-    config, trees = work.config, booster.num_trees()
-    honest = cross_scores(table(early, assembler), config.prerank, trees, config.build.seed)
-    column = np.concatenate(
-        [predict(booster, assembler.matrix(one.query, one.candidates)) for one in late.requests]
-    )
-    silent = np.random.default_rng(config.build.seed).random(len(early.sizes)) < SILENT
-    none = np.zeros(len(late.sizes), bool)
-    return Part(early, honest).told(silent), Part(late, column).told(none)
+    on = usable(draft, scene, "auto")
+    if on:
+        booster = lgb.Booster(model_file=str(draft.file(f"prerank/{scene}/model.txt")))
+        scores = [predict(booster, table(part, assembler).matrix) for part in parts]
+    else:
+        scores = [part.column("recall") for part in parts]
+    early, late = (Part(part, own) for part, own in zip(parts, scores, strict=True))
+    return early, late, on
 
 
 def inputs(part: Part, reader: Reader, encoding: Encoding | None = None) -> tuple[Table, Encoding]:
     """The part as a ranker takes it; without an encoding, one is fitted to it."""
     requests = part.judged.requests
-    raw = reader.raw([reader.fields(one.query, one.candidates) for one in requests])
+    raw = reader.raw([reader.assembler.fields(one.query, one.candidates) for one in requests])
     encoding = encoding or reader.fit(raw)
     return Table(encoding(raw), part.judged.labels, part.judged.rows), encoding
 
 
-def above(scores: Array, reached: Array, before: Array) -> Floats:
-    """(N,) an order: what reached rank by its `scores`, below it the rest as it was `before`."""
-    found = np.empty(len(reached), np.float32)
+def seen(part: Part) -> Array:
+    """(N,) what rank learns from: what reaches it, and all that is positive."""
+    wanted: Array = (part.places() < REACH) | (part.judged.labels > 0)
+    return wanted
+
+
+def above(scores: Array, reached: Array, places: Array) -> NDArray[np.float64]:
+    """(N,) an order: what reached rank by its `scores`, below it the rest at its `places`."""
+    found = np.empty(len(reached))
     found[reached] = scores
-    low = float(scores.min()) if len(scores) else 0.0
-    rest = before[~reached]
-    place = np.searchsorted(np.unique(rest), rest)
-    found[~reached] = low - 1 - (place.max(initial=0) - place)
+    found[~reached] = float(scores.min(initial=0.0)) - 1 - places[~reached]
     return found
 
 
@@ -124,9 +112,10 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         return {"on": False, "why": why}
     reader = Reader(Assembler(generation, config, scene), config.rank.history, positive(generation))
     work.progress(f"train_rank: {scene}")
-    early, late = ordered(work, scene, reader.assembler)
+    early, late, scored = ordered(work, scene, reader.assembler)
     learned, encoding = inputs(early.take(seen(early)), reader)
-    reached = late.places() < REACH
+    places = late.places()
+    reached = places < REACH
     valid, _ = inputs(late.take(reached), reader, encoding)
     fitted = fit(
         lambda: DeepFM(shape(encoding, work)),
@@ -137,25 +126,30 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         told(work, f"train_rank: {scene}"),
     )
     model = cast(DeepFM, fitted.model)
-    scores = logits(model, valid.inputs)
-    before = {"recall": late.judged.column("recall"), "prerank": late.before}
-    final = above(scores, reached, late.before)
+    logits = logits_of(model, valid.inputs)
+    usual = float(late.before[reached].mean()) if scored else 0.0
+
+    def order(weight: float) -> Array:
+        blend = Blend(weight if scored else 0.0, usual)
+        return above(blend.of(logits, late.before[reached]), reached, places)
+
+    judged = late.judged
+    weight, honest = weighed(lambda weight: judged.ndcg(order(weight)), len(judged.sizes))
+    before = {"recall": judged.ndcg(judged.column("recall")), "prerank": judged.ndcg(late.before)}
+    blend, platt = Blend(weight if scored else 0.0, usual), Platt.fit(logits, valid.labels)
     metrics = {
-        "requests": {"train": len(early.judged.sizes), "valid": len(late.judged.sizes)},
+        "requests": {"train": len(early.judged.sizes), "valid": len(judged.sizes)},
         "epochs": fitted.best + 1,
-        **compared(late.judged, {**before, "rank": final}),
-        **late.judged.order(final),
-        **calibration(valid, scores),
+        **compared({**before, "rank": honest}),
+        "network alone": round(float(judged.ndcg(order(0.0)).mean()), 4),
+        **judged.order(order(weight)),
+        "log loss": round(log_loss(valid.labels, platt(logits)), 4),
+        "ECE": round(ece(valid.labels, platt(logits)), 4),
     }
     on = metrics["gain"]["mean"] > 0
-    save(target, model, encoding, reader, {"on": on, "metrics": metrics})
+    meta = {"on": on, "blend": asdict(blend), "click": asdict(platt), "metrics": metrics}
+    save(target, model, encoding, reader, meta)
     return {"on": on, **metrics}
-
-
-def seen(part: Part) -> Array:
-    """(N,) what rank learns from: what reaches it, and all that is positive."""
-    wanted: Array = (part.places() < REACH) | (part.judged.labels > 0)
-    return wanted
 
 
 def shape(encoding: Encoding, work: Work) -> DeepFMConfig:
@@ -169,15 +163,6 @@ def shape(encoding: Encoding, work: Work) -> DeepFMConfig:
         hidden=settings.hidden,
         dropout=settings.dropout,
     )
-
-
-def calibration(valid: Table, scores: Floats) -> Mapping[str, float]:
-    """How far p.click can be believed, on candidates that are as many as in the samples."""
-    p = 1 / (1 + np.exp(-scores.astype(np.float64)))
-    return {
-        "log loss": round(log_loss(valid.labels, p), 4),
-        "ECE": round(ece(valid.labels, p), 4),
-    }
 
 
 def run(work: Work) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from features.assemble import Assembler
 from funnel.config import Config, Prerank
 from funnel.errors import BadGeneration
 from funnel.generation import Generation
-from funnel.types import Array, Candidates, Floats, Query
+from funnel.types import Candidates, Floats, Query
 
 PATIENCE = 25  # trees without an improvement on validation
 THREADS = 1  # of a model: threads that wait for each other are slow on a busy machine
@@ -35,13 +35,6 @@ class Table:
     matrix: Floats  # (N, F), NaN where missing
     labels: Floats  # (N,) 0 for nothing, higher for more
     sizes: NDArray[np.int64]  # (R,) candidates of a request
-
-    def part(self, requests: Array) -> Table:
-        """The requests at these places, in that order."""
-        ends = np.cumsum(self.sizes)
-        spans = [np.arange(ends[r] - self.sizes[r], ends[r]) for r in requests]
-        rows = np.concatenate(spans) if spans else np.empty(0, np.int64)
-        return Table(self.matrix[rows], self.labels[rows], self.sizes[requests])
 
 
 class GBDT:
@@ -176,23 +169,6 @@ def dataset(
         params=params,
         free_raw_data=True,
     )
-
-
-def cross_scores(table: Table, settings: Prerank, trees: int, seed: int, folds: int = 2) -> Floats:
-    """(N,) scores that are honest: each request's come from trees that did not see it.
-
-    What a later model is trained on must look as it will when serving; the scores of a model on
-    its own training data are too good. Requests are dealt out to the folds in turn.
-    """
-    scores = np.empty(len(table.labels), np.float32)
-    fewer = settings.model_copy(update={"trees": trees})
-    owner = np.repeat(np.arange(len(table.sizes)) % folds, table.sizes)
-    for fold in range(folds):
-        others = np.flatnonzero(np.arange(len(table.sizes)) % folds != fold)
-        booster = fit(table.part(others), None, fewer, seed)
-        own = owner == fold
-        scores[own] = booster.predict(table.matrix[own], raw_score=True, num_threads=THREADS)
-    return scores
 
 
 def importance(booster: lgb.Booster, names: Sequence[str]) -> dict[str, float]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from funnel.config import Config
 from funnel.errors import BadGeneration
 from funnel.generation import Generation
 from funnel.stage import Chain, Cut, Hydrator, Score, Stage
 from funnel.types import Candidates, Query
+from rank.value import Blend, Clicked, Platt
 
 
 @dataclass(frozen=True)
@@ -25,18 +24,9 @@ class Counted:
         return candidates.with_columns(self.counters.hydrate(query, candidates.rows))
 
 
-@dataclass(frozen=True)
-class Probable:
-    """Adds `p.click`, the probability that the scores are the logits of."""
-
-    def run(self, query: Query, candidates: Candidates) -> Candidates:
-        with np.errstate(over="ignore"):  # of a very low logit: the probability is 0
-            p = 1 / (1 + np.exp(-candidates.scores))
-        return candidates.with_columns({"p.click": p.astype(np.float32)})
-
-
 def build(generation: Generation, config: Config, scene: str, counters: Hydrator) -> Stage:
-    """The rank stage of a scene: the model's logits as column `rank`, and `p.click`.
+    """The rank stage of a scene: the network's logits and `p.click`, and column `rank`, which
+    adds what prerank said (rank.value).
 
     Without a model, or with one that lost to prerank's order on validation (unless the config says
     `on`), it keeps the top of prerank's order. Raises `BadGeneration` where the config says `on`
@@ -48,7 +38,9 @@ def build(generation: Generation, config: Config, scene: str, counters: Hydrator
     from rank.scorer import DeepFMScorer  # torch, which a scene without a model does not need
 
     scorer = DeepFMScorer.open(generation, config, scene)
-    return Chain((Counted(counters), Score(scorer, settings.keep, "rank"), Probable()))
+    meta = generation.json(f"rank/{scene}/meta.json")
+    clicked = Clicked(scorer, Platt(**meta["click"]))
+    return Chain((Counted(counters), clicked, Score(Blend(**meta["blend"]), settings.keep, "rank")))
 
 
 def usable(generation: Generation, scene: str, model: str) -> bool:

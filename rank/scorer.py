@@ -2,14 +2,15 @@
 A trained ranker as a `Scorer`: weights in safetensors, everything else that it needs in meta.json.
 
     rank/<scene>/model.safetensors   the weights, and the encoding under `encoding.`
-    rank/<scene>/meta.json           on, the model's name and config, the features it takes, metrics
+    rank/<scene>/meta.json           on, the model's name and config, the features it takes,
+                                     metrics, and what rank.value needs: blend and click
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from rank.encoding import Encoded, Encoding, Raw
 from rank.train import tensors
 
 PREFIX = "encoding."
-EVIDENCE = ("prerank",)  # columns of earlier stages taken as numbers beside the assembler's
 
 
 class DeepFMScorer:
@@ -72,7 +72,7 @@ class DeepFMScorer:
     def score(self, query: Query, candidates: Candidates) -> Floats:
         if not len(candidates):
             return np.empty(0, np.float32)
-        fields = self.reader.fields(query, candidates)
+        fields = self.reader.assembler.fields(query, candidates)
         return self.logits(self.encoding(self.reader.raw([fields])))
 
     def logits(self, encoded: Encoded) -> Floats:
@@ -89,13 +89,6 @@ class Reader:
     history: int  # newest positive actions
     liked: Array  # by action code, the last for unknown ones
 
-    def fields(self, query: Query, candidates: Candidates) -> Fields:
-        """The assembler's fields, with the evidence among the numbers."""
-        fields = self.assembler.fields(query, candidates)
-        missing = np.full(len(candidates), np.nan, np.float32)
-        columns = [candidates.columns.get(name, missing) for name in EVIDENCE]
-        return replace(fields, numbers=np.column_stack([fields.numbers, *columns]))
-
     def raw(self, fields: Sequence[Fields]) -> Raw:
         return Raw.of(fields, self.assembler.multi, self.history, self.liked)
 
@@ -110,7 +103,7 @@ def names(assembler: Assembler) -> dict[str, list[str]]:
     """Everything a ranker takes, in order."""
     return {
         "categorical": list(assembler.categorical),
-        "numbers": [*assembler.names, *EVIDENCE],
+        "numbers": list(assembler.names),
         "multi": list(assembler.multi),
         "history": list(assembler.item_fields),
     }

@@ -4,7 +4,8 @@ The one training loop of all rankers.
 A ranker is a module that takes what `Encoded` holds and returns logits (N,). The loss is a sum of
 two: cross-entropy of every candidate, which makes sigmoid(logit) a probability, and of the softmax
 over each request's candidates (Cao et al. 2007, "Learning to rank: from pairwise approach to
-listwise approach", ListNet's top-one loss), which makes the order right.
+listwise approach", ListNet's top-one loss), with the gains of nDCG as its target, which makes the
+order right. The first is weighted down: a candidate's share in it says little about the order.
 
 N candidates of R requests
 """
@@ -29,6 +30,9 @@ from rank.encoding import Encoded
 
 PATIENCE = 2  # epochs without an improvement on validation
 CHUNK = 1 << 14  # candidates scored at a time
+STEPS = 50  # of an epoch at least: small data gets smaller batches
+LEAST = 64  # candidates of a batch
+ALONE = 0.1  # weight of the first loss; 1 cost 0.01 nDCG@10 on simulated searches, 0 calibration
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # as `Encoded` has them
 
 
@@ -75,13 +79,13 @@ def fit(
         model = make().to(device)
         optimizer = adam(model, settings)
         data = Packed.of(train, device)
-        batches = data.batches(settings.batch, shuffle=False)
-        steps, done = settings.epochs * len(batches), 0
+        rows = min(settings.batch, max(len(data.labels) // STEPS, LEAST))
+        steps, done = settings.epochs * len(data.batches(rows, shuffle=False)), 0
         epochs: list[Epoch] = []
         best, weights = 0, copy.deepcopy(model.state_dict())
         for epoch in range(settings.epochs):
             model.train()
-            for requests in data.batches(settings.batch, shuffle=True):
+            for requests in data.batches(rows, shuffle=True):
                 inputs, labels = data.take(requests)
                 with autocast(device):
                     logits = model(*inputs)
@@ -127,10 +131,11 @@ def autocast(device: torch.device) -> torch.autocast:
 def loss(logits: Tensor, labels: Tensor, owner: Tensor, requests: int) -> Tensor:
     """Both cross-entropies, a candidate; requests without a positive count in the first alone."""
     alone = F.binary_cross_entropy_with_logits(logits, (labels > 0).float(), reduction="sum")
-    totals = labels.new_zeros(requests).index_add(0, owner, labels)
-    share = labels / totals.clamp(min=1e-12)[owner]
+    gains = torch.exp2(labels) - 1
+    totals = gains.new_zeros(requests).index_add(0, owner, gains)
+    share = gains / totals.clamp(min=1e-12)[owner]
     among = -(share * log_softmax(logits, owner, requests)).sum()
-    return (alone + among) / len(logits)
+    return (ALONE * alone + among) / len(logits)
 
 
 def log_softmax(logits: Tensor, owner: Tensor, requests: int) -> Tensor:

@@ -18,7 +18,7 @@ from funnel.types import Candidates, best
 from jobs import train_prerank
 from jobs.judged import split
 from prerank import build
-from prerank.gbdt import GBDT, Table, cross_scores, fit, parameters, predict
+from prerank.gbdt import GBDT, Table, fit, parameters, predict
 from tests.rank.shop import shop
 
 
@@ -95,14 +95,6 @@ def test_early_stopping_keeps_the_best_number_of_trees():
 def test_gains_are_those_of_the_metric_whatever_the_weights():
     params = parameters(Prerank(), np.array([0, 0.5, 4], np.float32), 7, 1000)
     assert params["label_gain"] == pytest.approx([0, 2**0.5 - 1, 15])
-
-
-def test_cross_scores_come_from_trees_that_did_not_see_the_request():
-    table, settings = groups(10), Prerank(leaves=7)
-    honest = cross_scores(table, settings, trees=5, seed=7)
-    odd = table.part(np.arange(1, 10, 2))
-    booster = fit(odd, None, settings.model_copy(update={"trees": 5}), 7)
-    assert honest[:20] == pytest.approx(predict(booster, table.matrix[:20]))
 
 
 def test_progress_counts_trees():

@@ -16,10 +16,10 @@ from funnel.stage import Cut
 from funnel.types import Candidates, History, Query
 from jobs import train_rank
 from jobs.judged import Judged, split
-from jobs.train_rank import REACH, Part, above, ordered
+from jobs.train_rank import REACH, Part, above
 from rank import build
 from rank.deepfm import DeepFM
-from rank.scorer import DeepFMScorer, Reader, positive, save
+from rank.scorer import DeepFMScorer, positive, save
 from tests.rank.shop import N, shop
 
 
@@ -55,7 +55,7 @@ def test_saved_and_opened_again_it_scores_the_same(work, scorer, generation, log
 def test_serving_scores_what_training_scored(scorer, logged):
     """Requests joined as in training, and one by one as in serving."""
     requests = logged[:6]
-    fields = [scorer.reader.fields(one.query, one.candidates) for one in requests]
+    fields = [scorer.reader.assembler.fields(one.query, one.candidates) for one in requests]
     together = scorer.logits(scorer.encoding(scorer.reader.raw(fields)))
     alone = np.concatenate([scorer.score(one.query, one.candidates) for one in requests])
     assert together == pytest.approx(alone, abs=1e-5)
@@ -93,19 +93,24 @@ def test_the_history_moves_the_scores(scorer, generation, work):
 
 def test_the_stage_keeps_the_best_with_the_chance_of_a_click(generation, work, scorer, logged):
     counters = ItemCounters.open(generation)
-    stage = build(generation, work.config, "home", counters)
+    stage = build(generation, configured(work.config, "home", "on"), "home", counters)
     query, found = logged[0].query, logged[0].candidates
-    kept = stage.run(query, found)
+    before = np.linspace(-1, 1, N).astype(np.float32)
+    kept = stage.run(query, found.with_columns({"prerank": before}))
     assert len(kept) == 8
     assert np.array_equal(kept.columns["rank"], kept.scores)
-    expected = 1 / (1 + np.exp(-kept.scores.astype(float)))
+    meta = generation.json("rank/home/meta.json")
+    logits, (scale, offset) = scorer.score(query, found), meta["click"].values()
+    value = logits + meta["blend"]["weight"] * before
+    assert np.array_equal(kept.rows, found.scored(value, "rank").top(8).rows)
+    place = np.array([list(found.rows).index(row) for row in kept.rows])
+    expected = 1 / (1 + np.exp(-(scale * logits[place] + offset)))
     assert kept.columns["p.click"] == pytest.approx(expected, rel=1e-5)
-    assert np.array_equal(kept.rows, found.scored(scorer.score(query, found), "rank").top(8).rows)
 
 
 def test_counters_are_read_only_where_prerank_did_not(generation, work, logged):
     counters = ItemCounters.open(generation)
-    stage = build(generation, work.config, "home", counters)
+    stage = build(generation, configured(work.config, "home", "on"), "home", counters)
     query, found = logged[0].query, logged[0].candidates
     name = counters.names[0]
     assert np.isin(stage.run(query, found).columns[name], found.columns[name]).all()
@@ -192,26 +197,6 @@ def test_training_without_prerank_learns_to_beat_recall(tmp_path):
     assert metrics["nDCG@10"]["prerank"] == metrics["nDCG@10"]["recall"]
 
 
-def test_prerank_scores_in_training_are_not_of_trees_that_saw_the_request(work, generation):
-    reader = Reader(DeepFMScorer.open(generation, work.config, "home").reader.assembler, 6, LIKED)
-    early, late = ordered(work, "home", reader.assembler)
-    own = np.concatenate([GBDT_scores(work, one) for one in early.judged.requests])
-    assert not np.allclose(own, early.before)
-    told = [one for one in early.judged.requests if "prerank" in one.candidates.columns]
-    assert 0 < len(early.judged.requests) - len(told) < 40
-    assert np.array_equal(late.judged.column("prerank"), late.before)
-
-
-LIKED = np.zeros(8, bool)
-
-
-def GBDT_scores(work, one):
-    from prerank.gbdt import GBDT
-
-    scorer = GBDT.open(Generation.open(work.draft), work.config, "home")
-    return scorer.score(one.query, one.candidates)
-
-
 def test_places_count_within_each_request(work):
     judged = Judged.of(split(work, "home")[0][:3])
     part = Part(judged, np.random.default_rng(0).random(3 * N).astype(np.float32))
@@ -226,9 +211,8 @@ def test_places_count_within_each_request(work):
 
 
 def test_what_did_not_reach_rank_stays_below_in_its_order():
-    before = np.array([5, 4, 3, 2, 1], np.float32)
     reached = np.array([True, False, True, False, False])
-    order = np.argsort(-above(np.array([-7.0, 9.0], np.float32), reached, before))
+    order = np.argsort(-above(np.array([-7.0, 9.0]), reached, np.arange(5)))
     assert order.tolist() == [2, 0, 1, 3, 4]
 
 

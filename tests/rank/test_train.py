@@ -9,7 +9,7 @@ from funnel.errors import BadData
 from funnel.metrics import grouped_ndcg_at_k
 from rank.deepfm import DeepFM, DeepFMConfig
 from rank.encoding import Encoded
-from rank.train import PATIENCE, Packed, Table, fit, log_softmax, loss, predict
+from rank.train import ALONE, PATIENCE, Packed, Table, fit, log_softmax, loss, predict
 
 SHAPE = DeepFMConfig(vocab=(20,), shared=(0,), numbers=2, width=4, hidden=(8,))
 
@@ -44,8 +44,8 @@ def test_the_loss_equals_both_cross_entropies_written_request_by_request():
     p = torch.sigmoid(logits)
     alone = -(torch.log(p[[0, 2]]).sum() + torch.log(1 - p[[1, 3, 4]]).sum())
     softmax = torch.softmax(logits[:3], 0)
-    among = -(0.8 * torch.log(softmax[0]) + 0.2 * torch.log(softmax[2]))
-    torch.testing.assert_close(loss(logits, labels, owner, 2), (alone + among) / 5)
+    among = -(15 / 16 * torch.log(softmax[0]) + 1 / 16 * torch.log(softmax[2]))
+    torch.testing.assert_close(loss(logits, labels, owner, 2), (ALONE * alone + among) / 5)
 
 
 def test_the_softmax_of_each_request_is_its_own_and_does_not_overflow():

@@ -1,0 +1,54 @@
+"""What rank orders by: the blend with prerank, its weight, and a probability out of a logit."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from funnel.types import Candidates, Query
+from rank.value import LOGIT, WEIGHTS, Blend, Platt, sigmoid, weighed
+
+DRAW = np.random.default_rng(4)
+
+
+def test_platt_is_the_likeliest_sigmoid_near_where_it_starts():
+    logits = DRAW.normal(size=500) * 3
+    labels = DRAW.random(500) < sigmoid(0.4 * logits - 1)
+    found = Platt.fit(logits, labels.astype(np.float32))
+
+    def loss(at):
+        p = np.clip(sigmoid(at[0] * logits + at[1]), 1e-12, 1 - 1e-12)
+        likely = np.where(labels, np.log(p), np.log(1 - p)).sum()
+        return -likely + 0.5 * ((at[0] - 1) ** 2 + at[1] ** 2)
+
+    best = minimize(loss, [1.0, 0.0], tol=1e-9).x
+    assert (found.scale, found.offset) == pytest.approx(tuple(best), abs=1e-3)
+    assert found(logits).mean() == pytest.approx(labels.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(5), np.ones(5)])
+def test_platt_of_one_kind_of_label_is_finite(labels):
+    found = Platt.fit(np.arange(5) - 2.0, labels)
+    assert np.isfinite(found(np.array([-1e6, 0, 1e6]))).all()
+
+
+def test_the_blend_adds_prerank_and_what_is_usual_where_there_is_none():
+    before = np.array([1.0, np.nan, -2.0], np.float32)
+    logits = np.array([0.5, 0.5, 0.5], np.float32)
+    found = Candidates(np.arange(3, dtype=np.int32), logits, {LOGIT: logits, "prerank": before})
+    blend = Blend(weight=2.0, usual=0.25)
+    assert blend.score(Query(), found) == pytest.approx([2.5, 1.0, -3.5])
+    without = Candidates(found.rows, logits, {LOGIT: logits})
+    assert blend.score(Query(), without) == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_a_weight_is_judged_on_the_requests_that_did_not_choose_it():
+    values = DRAW.random((len(WEIGHTS), 20))
+    weight, honest = weighed(lambda weight: values[WEIGHTS.index(weight)], 20)
+    assert weight == WEIGHTS[values.mean(1).argmax()]
+    assert np.array_equal(honest[::2], values[values[:, 1::2].mean(1).argmax(), ::2])
+    assert np.array_equal(honest[1::2], values[values[:, ::2].mean(1).argmax(), 1::2])
+
+
+def test_one_request_is_judged_by_the_first_weight():
+    weight, honest = weighed(lambda weight: np.array([weight]), 1)
+    assert (weight, honest.tolist()) == (WEIGHTS[-1], [WEIGHTS[0]])
