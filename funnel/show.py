@@ -53,6 +53,8 @@ def page(page: Page, trace: bool = False) -> RenderableType:
     parts: list[RenderableType] = [
         table(f"{head} · request {page.request_id} · generation {page.generation}", columns, rows)
     ]
+    if not page.hits:
+        parts.append(Text("nothing matches", style="dim"))
     for facet in page.facets:
         counts = ", ".join(f"{value} ({count})" for value, count in facet.values[:8])
         parts.append(Text(f"{facet.attribute}: {counts}", style="dim"))
