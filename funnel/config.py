@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from funnel.errors import BadConfig
 
 ACTIONS = ("impression", "click", "cart", "purchase", "like", "dislike", "rating")
-CHANNELS = ("bm25", "vector", "item_cf", "popular")
+CHANNELS = ("bm25", "vector", "item_cf", "graph", "popular")
 STAGES = ("recall", "prerank", "rank", "rerank")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]

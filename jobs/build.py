@@ -52,11 +52,35 @@ class Step:
     code: tuple[str, ...] = ()  # folders and files, beside the module itself
     makes: tuple[str, ...] = ()
     needs: str = ""  # without it there is nothing to do
+    channel: str = ""  # nothing to do either where no scene asks for it
+
+    def asked(self, config: Config) -> bool:
+        """Whether any scene wants what the step makes."""
+        scenes = config.scenes.values()
+        return not self.channel or any(
+            channel.limit
+            for scene in scenes
+            for name, channel in scene.recall.channels.items()
+            if name == self.channel
+        )
 
 
 def both(*names: str) -> tuple[str, ...]:
     """The paths in both drafts."""
     return tuple(f"{draft}/{name}" for draft in ("past", "draft") for name in names)
+
+
+def behaviour(name: str, *code: str) -> Step:
+    """The step of a channel that is trained on what users wanted."""
+    return Step(
+        name,
+        after=("events",),
+        sections=("data",),
+        code=("jobs/item_cf.py", "jobs/wants.py", "jobs/products.py", *code),
+        makes=both(name),
+        needs=f"events, or no scene asks for {name}",
+        channel=name,
+    )
 
 
 STEPS = (
@@ -93,6 +117,7 @@ STEPS = (
     ),
     Step("user_stats", after=("users", "events"), sections=("features",), needs="events"),
     Step("item_cf", after=("events",), sections=("data",), makes=both("item_cf"), needs="events"),
+    behaviour("graph"),
     Step(
         "vectors",
         after=("items", "events"),
@@ -126,7 +151,7 @@ STEPS = (
     ),
     Step(
         "fusion",
-        after=("requests", "item_stats", "item_cf", "index_vector", "index_bm25"),
+        after=("requests", "item_stats", "item_cf", "graph", "index_vector", "index_bm25"),
         sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),
@@ -182,6 +207,7 @@ def key(step: Step, work: Work, done: Mapping[str, str]) -> str:
         [code_digest(CODE / name) for name in (f"jobs/{step.name}.py", *step.code)],
         [done[name] for name in step.after],
         [work.past, work.until],
+        step.asked(work.config),
     ]
     text = json.dumps(parts, sort_keys=True)
     return blake2b(text.encode(), digest_size=12).hexdigest()
@@ -211,6 +237,8 @@ def execute(step: Step, work: Work) -> dict[str, Any]:
     """Runs the step's job and returns its metrics."""
     for name in step.makes:
         removed(work.root / name)
+    if not step.asked(work.config):
+        return {}
     return dict(importlib.import_module(f"jobs.{step.name}").run(work))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,13 @@ from recall.vector import Nearest, Vector
 from recall.vector import write_index as write_graph
 
 N = 600
-CONFIG = parse({"data": {"multi": ["tags"], "filterable": ["category", "price", "tags"]}})
+EVERY = {"graph": {"limit": 500}}
+CONFIG = parse(
+    {
+        "scenes": {"all": {"recall": {"channels": EVERY}}},
+        "data": {"multi": ["tags"], "filterable": ["category", "price", "tags"]},
+    }
+)
 CLICK = CONFIG.all_actions.index("click")
 COLOURS = ["red", "blue", "green", "yellow"]
 THINGS = ["shoes", "hats", "lamps", "chairs", "bikes"]
@@ -60,6 +67,8 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     lists = [draw.choice(N, k, replace=False) for k in size]
     np.save(path / "item_cf/indices.npy", np.concatenate(lists).astype(np.int32))
     np.save(path / "item_cf/weights.npy", draw.random(int(size.sum())).astype(np.float32))
+    for name in ("graph", "swing"):  # lists of one form, whatever model made them
+        shutil.copytree(path / "item_cf", path / name)
     encoder = LSA.train(titles, 16, 1)
     encoder.save(path / "vector/encoder")
     np.save(path / "vector/text.npy", encoder.encode(titles))
@@ -74,7 +83,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     return opened
 
 
-CHANNELS = ["bm25", "vector", "item_cf", "popular"]
+CHANNELS = ["bm25", "vector", "item_cf", "graph", "popular"]
 QUERIES = {
     "nothing": Query(),
     "words": Query(text="red shoes number 8"),
@@ -203,11 +212,12 @@ def test_a_filter_that_cannot_hold_is_the_callers_fault(
         Filters.open(generation, CONFIG).allowed(Query(filters=(condition,)))
 
 
+FUSED = ["bm25", "vector", "item_cf", "popular"]
 LISTS = st.dictionaries(st.integers(0, 30), st.floats(-5, 5, width=32), max_size=12)
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(CHANNELS), LISTS, min_size=1), st.integers(1, 20))
+@given(st.dictionaries(st.sampled_from(FUSED), LISTS, min_size=1), st.integers(1, 20))
 def test_fusion_equals_its_formula(lists: dict[str, dict[int, float]], keep: int) -> None:
     weights = {"bm25": 0.5, "vector": 0.25, "item_cf": 0.25, "popular": 1.0}
     found = {}
