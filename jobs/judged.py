@@ -45,6 +45,19 @@ class Judged:
             np.repeat(np.arange(len(sizes)), sizes),
         )
 
+    @property
+    def weights(self) -> Floats:
+        """(R,) how much each request counts, 1 on average.
+
+        Where there are both, the graded queries together count as much as the requests of users:
+        they are few, but say what is right and not what was clicked where it stood.
+        """
+        graded = np.array([not logged.query.user_id for logged in self.requests])
+        kinds = graded.mean() if len(graded) else 0.0
+        if kinds in (0.0, 1.0):
+            return np.ones(len(graded), np.float32)
+        return np.where(graded, 0.5 / kinds, 0.5 / (1 - kinds)).astype(np.float32)
+
     def column(self, name: str) -> Floats:
         """(N,) a column of the candidates, NaN where a request does not have it."""
         parts = [
@@ -94,13 +107,14 @@ def lacking(train: Sequence[Logged], valid: Sequence[Logged]) -> str:
     return "" if train and valid else "no request is left for validation or for training"
 
 
-def compared(values: Mapping[str, Array]) -> dict[str, Any]:
-    """Mean nDCG@10 of every order (name -> (R,) values), and what the last gains over the one
-    before it, with a 95 % interval over requests."""
-    last, before = list(values.values())[-1], list(values.values())[-2]
+def compared(judged: Judged, values: Mapping[str, Array]) -> dict[str, Any]:
+    """Weighted mean nDCG@10 of every order (name -> (R,) values), and what the last gains over the
+    one before it, with a 95 % interval over requests."""
+    weighed = {name: value * judged.weights for name, value in values.items()}
+    last, before = list(weighed.values())[-1], list(weighed.values())[-2]
     low, high = bootstrap_interval(last - before)
     return {
-        "nDCG@10": {name: round(float(value.mean()), 4) for name, value in values.items()},
+        "nDCG@10": {name: round(float(value.mean()), 4) for name, value in weighed.items()},
         "gain": {
             "mean": round(float((last - before).mean()), 4),
             "low": round(low, 4),

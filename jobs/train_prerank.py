@@ -28,7 +28,7 @@ from prerank.gbdt import Table, fit, importance, predict
 def table(judged: Judged, assembler: Assembler) -> Table:
     """The features of every candidate, request by request."""
     parts = [assembler.matrix(one.query, one.candidates) for one in judged.requests]
-    return Table(np.concatenate(parts), judged.labels, judged.sizes)
+    return Table(np.concatenate(parts), judged.labels, judged.sizes, judged.weights)
 
 
 def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
@@ -53,7 +53,9 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     metrics = {
         "requests": {"train": len(early.sizes), "valid": len(late.sizes)},
         "trees": booster.num_trees(),
-        **compared({"recall": late.ndcg(late.column("recall")), "prerank": late.ndcg(scores)}),
+        **compared(
+            late, {"recall": late.ndcg(late.column("recall")), "prerank": late.ndcg(scores)}
+        ),
         **late.order(scores),
     }
     on = metrics["gain"]["mean"] > 0

@@ -87,7 +87,8 @@ def inputs(part: Part, reader: Reader, encoding: Encoding | None = None) -> tupl
     requests = part.judged.requests
     raw = reader.raw([reader.assembler.fields(one.query, one.candidates) for one in requests])
     encoding = encoding or reader.fit(raw)
-    return Table(encoding(raw), part.judged.labels, part.judged.rows), encoding
+    judged = part.judged
+    return Table(encoding(raw), judged.labels, judged.rows, judged.weights), encoding
 
 
 def seen(part: Part) -> Array:
@@ -134,14 +135,14 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         return above(blend.of(logits, late.before[reached]), reached, places)
 
     judged = late.judged
-    weight, honest = weighed(lambda weight: judged.ndcg(order(weight)), len(judged.sizes))
+    weight, honest = weighed(lambda weight: judged.ndcg(order(weight)), judged.weights)
     before = {"recall": judged.ndcg(judged.column("recall")), "prerank": judged.ndcg(late.before)}
     blend, platt = Blend(weight if scored else 0.0, usual), Platt.fit(logits, valid.labels)
     metrics = {
         "requests": {"train": len(early.judged.sizes), "valid": len(judged.sizes)},
         "epochs": fitted.best + 1,
-        **compared({**before, "rank": honest}),
-        "network alone": round(float(judged.ndcg(order(0.0)).mean()), 4),
+        **compared(judged, {**before, "rank": honest}),
+        "network alone": round(float(np.mean(judged.ndcg(order(0.0)) * judged.weights)), 4),
         **judged.order(order(weight)),
         "log loss": round(log_loss(valid.labels, platt(logits)), 4),
         "ECE": round(ece(valid.labels, platt(logits)), 4),

@@ -35,6 +35,7 @@ class Table:
     matrix: Floats  # (N, F), NaN where missing
     labels: Floats  # (N,) 0 for nothing, higher for more
     sizes: NDArray[np.int64]  # (R,) candidates of a request
+    weights: Floats  # (R,) how much a request counts
 
 
 class GBDT:
@@ -164,6 +165,7 @@ def dataset(
     return lgb.Dataset(
         table.matrix,
         label=labels.astype(np.float32),
+        weight=np.repeat(table.weights, table.sizes),
         group=table.sizes if ranked else None,
         reference=reference,
         params=params,

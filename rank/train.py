@@ -43,6 +43,7 @@ class Table:
     inputs: Encoded
     labels: Floats  # (N,) 0 for nothing, higher for more
     rows: NDArray[np.int32]  # (N,) the items, to break ties
+    weights: Floats  # (R,) how much a request counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def fit(
                 inputs, labels = data.take(requests)
                 with autocast(device):
                     logits = model(*inputs)
-                value = loss(logits.float(), labels, inputs[-1], len(requests))
+                value = loss(logits.float(), labels, inputs[-1], data.weights[requests])
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(value)
                 optimizer.step()
@@ -128,13 +129,16 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
-def loss(logits: Tensor, labels: Tensor, owner: Tensor, requests: int) -> Tensor:
+def loss(logits: Tensor, labels: Tensor, owner: Tensor, weights: Tensor) -> Tensor:
     """Both cross-entropies, a candidate; requests without a positive count in the first alone."""
-    alone = F.binary_cross_entropy_with_logits(logits, (labels > 0).float(), reduction="sum")
+    counts, requests = weights[owner], len(weights)
+    alone = F.binary_cross_entropy_with_logits(
+        logits, (labels > 0).float(), weight=counts, reduction="sum"
+    )
     gains = torch.exp2(labels) - 1
     totals = gains.new_zeros(requests).index_add(0, owner, gains)
     share = gains / totals.clamp(min=1e-12)[owner]
-    among = -(share * log_softmax(logits, owner, requests)).sum()
+    among = -(counts * share * log_softmax(logits, owner, requests)).sum()
     return (ALONE * alone + among) / len(logits)
 
 
@@ -155,11 +159,12 @@ def judge(model: nn.Module, valid: Table, device: torch.device) -> Epoch:
             torch.from_numpy(logits),
             torch.from_numpy(valid.labels),
             torch.from_numpy(owner),
-            len(valid.inputs.history),
+            torch.from_numpy(valid.weights),
         )
     ndcg = grouped_ndcg_at_k(valid.labels, logits, valid.rows, owner, 10)
-    known = ndcg[~np.isnan(ndcg)]
-    return Epoch(float(value), float(known.mean()) if len(known) else float("nan"))
+    known = ~np.isnan(ndcg)
+    mean = np.average(ndcg[known], weights=valid.weights[known]) if known.any() else np.nan
+    return Epoch(float(value), float(mean))
 
 
 def predict(model: nn.Module, encoded: Encoded, device: torch.device | None = None) -> Floats:
@@ -194,13 +199,14 @@ class Packed:
     labels: Tensor  # (N,)
     sizes: Tensor  # (R,) candidates of a request
     starts: Tensor  # (R,)
+    weights: Tensor  # (R,)
 
     @staticmethod
     def of(table: Table, device: torch.device) -> Packed:
         inputs = tensors(table.inputs, device)
         sizes = torch.bincount(inputs[-1], minlength=len(inputs[-2]))
-        labels = torch.from_numpy(table.labels).to(device)
-        return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes)
+        labels, weights = (torch.from_numpy(a).to(device) for a in (table.labels, table.weights))
+        return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes, weights)
 
     def batches(self, rows: int, shuffle: bool) -> list[Tensor]:
         """The requests, in parts of about that many candidates; none is torn apart."""

@@ -86,16 +86,17 @@ class Blend:
         return (logits + self.weight * known).astype(np.float32)
 
 
-def weighed(judge: Callable[[float], Array], requests: int) -> tuple[float, Array]:
-    """The weight that `judge` (weight -> (requests,) quality) likes best, and honest qualities.
+def weighed(judge: Callable[[float], Array], counts: Array) -> tuple[float, Array]:
+    """The weight that `judge` (weight -> (R,) quality) likes best, and honest qualities; `counts`
+    (R,) says how much each request counts.
 
     The quality of one half of the requests is that of the weight chosen on the other half, so
     that a choice among many weights is no advantage.
     """
-    values = np.stack([judge(weight) for weight in WEIGHTS])  # (weights, requests)
-    even = np.arange(requests) % 2 == 0
-    honest = np.empty(requests)
+    values = np.stack([judge(weight) for weight in WEIGHTS])  # (weights, R)
+    even = np.arange(len(counts)) % 2 == 0
+    honest = np.empty(len(counts))
     for own in (even, ~even):
-        chosen = values[:, ~own].mean(1).argmax() if (~own).any() else 0
+        chosen = (values * counts)[:, ~own].sum(1).argmax()
         honest[own] = values[chosen, own]
-    return WEIGHTS[int(values.mean(1).argmax())], honest
+    return WEIGHTS[int((values * counts).sum(1).argmax())], honest

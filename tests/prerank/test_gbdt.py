@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import lightgbm as lgb
 import numpy as np
@@ -39,7 +40,7 @@ def groups(requests=60, n=20, seed=0):
     matrix[draw.random(len(matrix)) < 0.2, 1] = np.nan
     wish = matrix[:, 0] + draw.normal(size=len(matrix)) * 0.3
     labels = np.where(wish > 1.8, 4.0, np.where(wish > 1.2, 1.0, 0.0)).astype(np.float32)
-    return Table(matrix, labels, np.full(requests, n))
+    return Table(matrix, labels, np.full(requests, n), np.ones(requests, np.float32))
 
 
 def test_scores_equal_lightgbms(generation, work, logged):
@@ -87,7 +88,7 @@ def test_the_trees_learn_what_decides(objective):
 
 def test_early_stopping_keeps_the_best_number_of_trees():
     noise = groups(20, seed=1)
-    noise = Table(noise.matrix[::-1].copy(), noise.labels, noise.sizes)
+    noise = replace(noise, matrix=noise.matrix[::-1].copy())
     booster = fit(groups(), noise, Prerank(trees=200), 7)
     assert 1 <= booster.num_trees() < 100
 
@@ -95,6 +96,17 @@ def test_early_stopping_keeps_the_best_number_of_trees():
 def test_gains_are_those_of_the_metric_whatever_the_weights():
     params = parameters(Prerank(), np.array([0, 0.5, 4], np.float32), 7, 1000)
     assert params["label_gain"] == pytest.approx([0, 2**0.5 - 1, 15])
+
+
+def test_a_request_counts_as_much_as_its_weight():
+    """Half of the requests want the opposite; those that weigh more are learned."""
+    one = groups(20)
+    odd = np.arange(20) % 2 == 1
+    owner = np.repeat(odd, one.sizes)
+    labels = np.where(owner, one.labels.max() - one.labels, one.labels)
+    table = replace(one, labels=labels, weights=np.where(odd, 0.01, 1).astype(np.float32))
+    scores = predict(fit(table, None, Prerank(trees=20), 7), one.matrix)
+    assert np.corrcoef(scores, one.labels)[0, 1] > 0.3
 
 
 def test_progress_counts_trees():

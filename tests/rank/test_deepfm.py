@@ -120,7 +120,9 @@ def test_the_gradient_reaches_every_parameter():
 def test_it_overfits_32_rows():
     inputs = encoded(32, 4, seed=3)
     labels = (np.arange(32) % 4 == 0).astype(np.float32)
-    table = Table(inputs, labels, np.arange(32, dtype=np.int32))
+    table = Table(
+        inputs, labels, np.arange(32, dtype=np.int32), np.ones(len(inputs.history), np.float32)
+    )
     settings = Rank(epochs=300, batch=16, learning_rate=0.02, embedding_l2=0.0)
     fitted = fit(lambda: DeepFM(CONFIG), table, table, settings, seed=1)
     assert fitted.epochs[fitted.best].ndcg == 1.0

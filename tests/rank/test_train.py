@@ -29,7 +29,7 @@ def table(requests=80, seed=0, shift=0.0):
         draw.integers(0, 20, (requests, 1, 5)).astype(np.int32),
         owner,
     )
-    return Table(inputs, labels, np.arange(n, dtype=np.int32))
+    return Table(inputs, labels, np.arange(n, dtype=np.int32), np.ones(requests, np.float32))
 
 
 def trained(seed=7, **settings):
@@ -42,10 +42,13 @@ def test_the_loss_equals_both_cross_entropies_written_request_by_request():
     labels = torch.tensor([4.0, 0.0, 1.0, 0.0, 0.0])
     owner = torch.tensor([0, 0, 0, 1, 1])
     p = torch.sigmoid(logits)
-    alone = -(torch.log(p[[0, 2]]).sum() + torch.log(1 - p[[1, 3, 4]]).sum())
+    first = -(torch.log(p[[0, 2]]).sum() + torch.log(1 - p[1]))
+    alone = 1.5 * first - 0.5 * torch.log(1 - p[3:]).sum()
     softmax = torch.softmax(logits[:3], 0)
-    among = -(15 / 16 * torch.log(softmax[0]) + 1 / 16 * torch.log(softmax[2]))
-    torch.testing.assert_close(loss(logits, labels, owner, 2), (ALONE * alone + among) / 5)
+    among = -1.5 * (15 / 16 * torch.log(softmax[0]) + 1 / 16 * torch.log(softmax[2]))
+    weights = torch.tensor([1.5, 0.5])
+    expected = (ALONE * alone + among) / 5
+    torch.testing.assert_close(loss(logits, labels, owner, weights), expected)
 
 
 def test_the_softmax_of_each_request_is_its_own_and_does_not_overflow():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from funnel.log import Logged
 from funnel.types import Candidates, Query
+from jobs.judged import Judged
 from rank.value import LOGIT, WEIGHTS, Blend, Platt, sigmoid, weighed
 
 DRAW = np.random.default_rng(4)
@@ -43,12 +45,23 @@ def test_the_blend_adds_prerank_and_what_is_usual_where_there_is_none():
 
 def test_a_weight_is_judged_on_the_requests_that_did_not_choose_it():
     values = DRAW.random((len(WEIGHTS), 20))
-    weight, honest = weighed(lambda weight: values[WEIGHTS.index(weight)], 20)
-    assert weight == WEIGHTS[values.mean(1).argmax()]
-    assert np.array_equal(honest[::2], values[values[:, 1::2].mean(1).argmax(), ::2])
-    assert np.array_equal(honest[1::2], values[values[:, ::2].mean(1).argmax(), 1::2])
+    counts = DRAW.random(20)
+    weight, honest = weighed(lambda weight: values[WEIGHTS.index(weight)], counts)
+    assert weight == WEIGHTS[(values @ counts).argmax()]
+    assert np.array_equal(honest[::2], values[(values[:, 1::2] @ counts[1::2]).argmax(), ::2])
+    assert np.array_equal(honest[1::2], values[(values[:, ::2] @ counts[::2]).argmax(), 1::2])
 
 
 def test_one_request_is_judged_by_the_first_weight():
-    weight, honest = weighed(lambda weight: np.array([weight]), 1)
+    weight, honest = weighed(lambda weight: np.array([weight]), np.ones(1))
     assert (weight, honest.tolist()) == (WEIGHTS[-1], [WEIGHTS[0]])
+
+
+def test_graded_queries_together_count_as_much_as_the_requests_of_users():
+    def asked(user):
+        one = np.zeros(1, np.float32)
+        return Logged(Query(user_id=user), Candidates(np.zeros(1, np.int32), one), one, one)
+
+    few = Judged.of([asked(""), *(asked("u1") for _ in range(4))]).weights
+    assert few.tolist() == [2.5, 0.625, 0.625, 0.625, 0.625]
+    assert Judged.of([asked("u1")] * 3).weights.tolist() == [1, 1, 1]
