@@ -47,7 +47,7 @@ def run(config: Config, data: Path | None, size: str) -> None:
     began = time.monotonic()
     name = data.resolve().name if data else f"world-{size}"
     place = Path("var") / name
-    own: dict[str, object] = {} if data else {"data": SHOP, "build": {"requests": 1500}}
+    own: dict[str, object] = {} if data else {"data": SHOP}
     config, file = settled(config, place, own)
     data = data or simulated(place / "data", size)
     _title(f"validate · funnel validate {data}")
