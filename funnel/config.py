@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from funnel.errors import BadConfig
 
 ACTIONS = ("impression", "click", "cart", "purchase", "like", "dislike", "rating")
-CHANNELS = ("bm25", "vector", "item_cf", "graph", "popular")
+CHANNELS = ("bm25", "vector", "item_cf", "graph", "live", "popular")
 STAGES = ("recall", "prerank", "rank", "rerank")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -171,6 +171,24 @@ class Vectors(Section):
     hnsw_search: Positive = Field(256, description="candidates looked at while searching HNSW")
 
 
+class Behaviour(Section):
+    """What counts as wanted together: item_cf, swing, graph, als, user_cf and live."""
+
+    history: Positive = Field(
+        200, description="newest wanted items of a user that are learned from"
+    )
+    neighbours: Positive = Field(200, description="neighbours kept for an item")
+    half_life_days: float = Field(
+        30.0, gt=0.0, description="item_cf: so far apart in time, a pair counts half"
+    )
+    window_days: float = Field(
+        0.0, ge=0.0, description="item_cf: pairs further apart do not count; 0 counts all"
+    )
+    session_minutes: int = Field(
+        1440, ge=0, description="live: a longer pause begins a new session; 0: no pause does"
+    )
+
+
 class Prerank(Section):
     """LightGBM."""
 
@@ -224,6 +242,7 @@ class Config(Section):
     store: Store = Field(default_factory=Store)
     scenes: dict[str, Scene] = Field(default_factory=_scenes)
     vectors: Vectors = Field(default_factory=Vectors)
+    behaviour: Behaviour = Field(default_factory=Behaviour)
     prerank: Prerank = Field(default_factory=Prerank)
     rank: Rank = Field(default_factory=Rank)
     serve: Serve = Field(default_factory=Serve)

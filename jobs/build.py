@@ -75,7 +75,7 @@ def behaviour(name: str, *code: str) -> Step:
     return Step(
         name,
         after=("events",),
-        sections=("data",),
+        sections=("data", "behaviour"),
         code=("jobs/item_cf.py", "jobs/wants.py", "jobs/products.py", *code),
         makes=both(name),
         needs=f"events, or no scene asks for {name}",
@@ -116,8 +116,15 @@ STEPS = (
         needs="events",
     ),
     Step("user_stats", after=("users", "events"), sections=("features",), needs="events"),
-    Step("item_cf", after=("events",), sections=("data",), makes=both("item_cf"), needs="events"),
+    Step(
+        "item_cf",
+        after=("events",),
+        sections=("data", "behaviour"),
+        makes=both("item_cf"),
+        needs="events",
+    ),
     behaviour("graph"),
+    behaviour("live", "recall/live.py"),
     Step(
         "vectors",
         after=("items", "events"),
@@ -151,7 +158,7 @@ STEPS = (
     ),
     Step(
         "fusion",
-        after=("requests", "item_stats", "item_cf", "graph", "index_vector", "index_bm25"),
+        after=("requests", "item_stats", "item_cf", "graph", "live", "index_vector", "index_bm25"),
         sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),

@@ -80,7 +80,8 @@ def run(work: Work) -> Mapping[str, Any]:
         if work.has("events"):
             items = len(Catalogue(draft / "items"))
             found = wants.read(work, cut, items)
-            lists = neighbours(found, None, lambda done: work.progress(f"graph: {done:,} items"))
+            model = Graph(keep=work.config.behaviour.neighbours)
+            lists = neighbours(found, model, lambda done: work.progress(f"graph: {done:,} items"))
             total = lists.write(draft / "graph")
     return {"neighbours": total}
 

@@ -19,6 +19,7 @@ from recall.channel import Bound, Channel
 from recall.filters import Filters
 from recall.fusion import WeightedSum, weights_of
 from recall.item_cf import ItemCF
+from recall.live import Live
 from recall.neighbours import opener
 from recall.popular import Popular
 from recall.vector import Vector
@@ -29,6 +30,7 @@ OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
     "vector": Vector.open,
     "item_cf": ItemCF.open,
     "graph": opener("graph"),
+    "live": Live.open,
     "popular": Popular.open,
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pyspark.sql import SparkSession
 
-from funnel.config import parse
+from funnel.config import Behaviour, parse
 from jobs import events, item_cf, items
 from jobs.work import Work
 
@@ -97,19 +97,33 @@ def frame(spark: SparkSession, wants: list[tuple[str, int, int]]) -> Any:
 
 
 def test_only_the_best_neighbours_are_kept_and_ties_go_to_the_lower_row(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession,
 ) -> None:
-    monkeypatch.setattr(item_cf, "NEIGHBOURS", 2)
     wants = [("a", row, 0) for row in range(5)] + [("b", 0, 0), ("b", 4, 0)]
-    found = item_cf.neighbours(frame(spark, wants)).where("row = 0").orderBy("place").collect()
+    found = item_cf.neighbours(frame(spark, wants), Behaviour(neighbours=2))
+    found = found.where("row = 0").orderBy("place").collect()
     assert [(r["other"], r["place"]) for r in found] == [(4, 1), (1, 2)]
 
 
+def test_pairs_outside_the_window_do_not_count(spark: SparkSession) -> None:
+    wants = [("a", 0, 0), ("a", 1, DAY), ("a", 2, 3 * DAY)]
+    found = item_cf.neighbours(frame(spark, wants), Behaviour(window_days=2)).collect()
+    assert {(r["row"], r["other"]) for r in found} == {(0, 1), (1, 0), (1, 2), (2, 1)}
+
+
+def test_a_pair_counts_half_after_the_half_life(spark: SparkSession) -> None:
+    wants = [("a", 0, 0), ("a", 1, 4 * DAY)]
+    near, far = (
+        item_cf.neighbours(frame(spark, wants), Behaviour(half_life_days=days)).collect()
+        for days in (4e9, 4.0)
+    )
+    assert far[0]["weight"] == pytest.approx(near[0]["weight"] / 2)
+
+
 def test_only_the_newest_items_of_a_long_history_count(
-    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession,
 ) -> None:
-    monkeypatch.setattr(item_cf, "HISTORY", 3)
-    config = parse(CONFIG)
+    config = parse({**CONFIG, "behaviour": {"history": 3}})
     click = config.all_actions.index("click")
     log = [("a", row, click, START + row) for row in range(6)] + [("a", 5, click, START - 9)]
     kept = item_cf.wanted(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from funnel.config import parse
 from funnel.errors import BadQuery
 from funnel.generation import Generation, Manifest
 from funnel.types import Candidates, Filter, History, Query
+from jobs.live import index
 from recall import vector
 from recall.bm25 import write_index as write_words
 from recall.channel import Channel
@@ -24,11 +28,12 @@ from recall.encoder import LSA
 from recall.filters import Filters
 from recall.fusion import WeightedSum, fit_weights
 from recall.item_cf import HALF_LIFE, ItemCF
+from recall.live import Live
 from recall.vector import Nearest, Vector
 from recall.vector import write_index as write_graph
 
 N = 600
-EVERY = {"graph": {"limit": 500}}
+EVERY = {"graph": {"limit": 500}, "live": {"limit": 500}}
 CONFIG = parse(
     {
         "scenes": {"all": {"recall": {"channels": EVERY}}},
@@ -69,6 +74,9 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     np.save(path / "item_cf/weights.npy", draw.random(int(size.sum())).astype(np.float32))
     for name in ("graph", "swing"):  # lists of one form, whatever model made them
         shutil.copytree(path / "item_cf", path / name)
+    lengths = np.concatenate([[0, 1], draw.integers(2, 9, 300)])
+    clicks = draw.integers(1, N, lengths.sum())  # nobody clicked row 0
+    index(np.concatenate([[0], np.cumsum(lengths)]), clicks, N).write(path / "live")
     encoder = LSA.train(titles, 16, 1)
     encoder.save(path / "vector/encoder")
     np.save(path / "vector/text.npy", encoder.encode(titles))
@@ -83,7 +91,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     return opened
 
 
-CHANNELS = ["bm25", "vector", "item_cf", "graph", "popular"]
+CHANNELS = ["bm25", "vector", "item_cf", "graph", "live", "popular"]
 QUERIES = {
     "nothing": Query(),
     "words": Query(text="red shoes number 8"),
@@ -267,3 +275,46 @@ def test_without_any_evidence_what_is_popular_fills_the_list(generation: Generat
     popular = np.asarray(generation.array("popular/rows"))
     wanted = popular[popular % 11 != 0]  # in stock
     assert found.rows.tolist()[:50] == wanted[:50].tolist()
+
+
+def test_sessions_vote_as_written_naively(generation: Generation) -> None:
+    channel = Live.open(generation, CONFIG)
+    assert channel is not None
+    near, pointer = channel.near, channel.session_ptr
+    sessions = [channel.session_rows[a:b].tolist() for a, b in pairwise(pointer)]
+    clicks = [17, 4, 250]  # newest first
+    likes: list[tuple[float, int, int]] = []
+    for n, session in enumerate(sessions):
+        shared = [(ago, row) for ago, row in enumerate(clicks) if row in session]
+        if shared:
+            like = sum(
+                near.click**ago
+                * math.log(1 + len(sessions) / (1 + sum(row in s for s in sessions))) ** near.rarity
+                for ago, row in shared
+            )
+            newer = 0.5 ** ((len(sessions) - n) / (near.recency * len(sessions)))
+            place = max(p for p, row in enumerate(session) if row == shared[0][1])
+            likes.append((like / math.sqrt(len(session)) * newer, n, place))
+    assert len(likes) > 5
+    for keep in (1000, 4):
+        naive: dict[int, float] = {}
+        for like, n, place in sorted(likes, reverse=True)[:keep]:
+            for spot, row in enumerate(sessions[n]):
+                d = spot - place
+                side = near.same
+                if d:
+                    after, before = near.after ** (d - 1), near.back * near.before ** (-d - 1)
+                    side = after if d > 0 else before
+                naive[row] = naive.get(row, 0.0) + like * side
+        fewer = replace(channel, near=replace(near, sessions=keep))
+        rows, scores = fewer.votes(np.array(clicks, np.int32))
+        assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(naive)
+
+
+def test_the_newest_click_comes_first_and_counts_once(generation: Generation) -> None:
+    channel = Live.open(generation, CONFIG)
+    assert channel is not None
+    rows = np.array([5, 7, 9, 7, -1], np.int32)
+    actions = np.full(5, CLICK, np.int8)
+    actions[2] = CONFIG.all_actions.index("dislike")
+    assert channel.clicks(History(rows, actions, np.arange(5))).tolist() == [7, 5]
