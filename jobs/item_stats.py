@@ -86,13 +86,18 @@ def write(target: Path, state: Array, names: Sequence[str], config: Config) -> d
     folder = fresh(target / "counters")
     np.save(folder / "state.npy", state)
     (folder / "names.json").write_text(json.dumps(list(names)))
-    scores = popularity(state, names, config)
+    popular = write_popular(target, popularity(state, names, config))
+    return {"items_with_events": int(np.count_nonzero(state.any(axis=1))), "popular": popular}
+
+
+def write_popular(target: Path, scores: Array) -> int:
+    """popular/ of the draft `target` out of every item's score; how many items it lists."""
     rows = np.arange(len(scores), dtype=np.int32)
     order = best(scores, rows, min(POPULAR, int(np.count_nonzero(scores))))
     folder = fresh(target / "popular")
     np.save(folder / "rows.npy", rows[order])
     np.save(folder / "scores.npy", scores[order])
-    return {"items_with_events": int(np.count_nonzero(state.any(axis=1))), "popular": len(order)}
+    return len(order)
 
 
 def run(work: Work) -> Mapping[str, Any]:
