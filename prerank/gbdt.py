@@ -24,6 +24,7 @@ from funnel.generation import Generation
 from funnel.types import Candidates, Floats, Query
 
 PATIENCE = 25  # trees without an improvement on validation
+STOP_AT = 100  # nDCG that validation watches; at 10, so few candidates decide that luck stops early
 THREADS = 1  # of a model: threads that wait for each other are slow on a busy machine
 AT = 10  # the cut-off of the nDCG that decides when to stop
 
@@ -145,7 +146,7 @@ def parameters(settings: Prerank, levels: Floats, seed: int, rows: int) -> dict[
     if settings.objective == "lambdarank":
         # The gains of the metric that decides: 2^label - 1, whatever weights the config gives.
         gains = np.exp2(levels.astype(np.float64)) - 1
-        params |= {"metric": "ndcg", "eval_at": [AT], "label_gain": gains.tolist()}
+        params |= {"metric": "ndcg", "eval_at": [STOP_AT], "label_gain": gains.tolist()}
         params |= {"lambdarank_truncation_level": 2 * AT}
     else:
         params |= {"metric": "binary_logloss"}
