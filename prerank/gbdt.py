@@ -26,7 +26,7 @@ from funnel.types import Candidates, Floats, Query
 PATIENCE = 25  # trees without an improvement on validation
 STOP_AT = 100  # nDCG that validation watches; at 10, so few candidates decide that luck stops early
 THREADS = 1  # of a model: threads that wait for each other are slow on a busy machine
-AT = 10  # the cut-off of the nDCG that decides when to stop
+AT = 10  # the cut-off of the nDCG that pages are judged by
 
 
 @dataclass(frozen=True, slots=True, eq=False)
