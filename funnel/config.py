@@ -97,6 +97,14 @@ class Channel(Section):
     weight: float = Field(1.0, ge=0.0, description="share of its normalised score in the fusion")
 
 
+class RM3(Section):
+    """Words of the best hits join the query (pseudo-relevance feedback)."""
+
+    docs: int = Field(0, ge=0, description="best hits whose words join the query; 0 turns it off")
+    terms: Positive = Field(10, description="words that join")
+    weight: float = Field(0.5, ge=0.0, le=1.0, description="share of the words that were typed")
+
+
 class Recall(Section):
     keep: Positive = Field(2000, description="candidates that leave recall")
     budget_ms: Positive = Field(25, description="time before the channels that answered are used")
@@ -106,6 +114,7 @@ class Recall(Section):
     fit: bool = Field(
         True, description="use the fusion weights fitted by the build, where there are any"
     )
+    rm3: RM3 = Field(default_factory=RM3)
 
 
 class Learned(Section):
@@ -156,6 +165,32 @@ def _scenes() -> dict[str, Scene]:
         "home": Scene(recall=Recall(channels=home), exclude=("purchase",)),
         "similar": Scene(recall=Recall(channels=similar)),
     }
+
+
+class Lexical(Section):
+    """Search by words."""
+
+    k1: float = Field(1.2, gt=0.0, description="BM25: how slowly repeated words saturate")
+    b: float = Field(0.75, ge=0.0, le=1.0, description="BM25: how much length counts")
+    proximity: float = Field(
+        0.0, ge=0.0, description="weight of words standing together as in the query; 0 turns it off"
+    )
+    window: Positive = Field(5, description="words within which they stand together")
+    synonyms: str = Field("", description="file of `tv, television` and `tv => television` lines")
+    synonym_weight: float = Field(0.6, ge=0.0, le=1.0, description="of a synonym against the word")
+    typo_rows: int = Field(
+        0, ge=0, description="words in so many items or fewer may be typing errors"
+    )
+    typo_weight: float = Field(
+        0.5, ge=0.0, le=1.0, description="of a word one edit away, squared for two; 0 turns it off"
+    )
+    min_match: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the query's words an item must have, while there are enough hits",
+    )
+    min_hits: Positive = Field(20, description="hits that are enough; else one word fewer will do")
 
 
 class Vectors(Section):
@@ -241,6 +276,7 @@ class Config(Section):
     features: Features = Field(default_factory=Features)
     store: Store = Field(default_factory=Store)
     scenes: dict[str, Scene] = Field(default_factory=_scenes)
+    lexical: Lexical = Field(default_factory=Lexical)
     vectors: Vectors = Field(default_factory=Vectors)
     behaviour: Behaviour = Field(default_factory=Behaviour)
     prerank: Prerank = Field(default_factory=Prerank)

@@ -129,7 +129,7 @@ STEPS = (
         "vectors",
         after=("items", "events"),
         sections=("data", "vectors", "build"),
-        code=("jobs/item_cf.py", "recall/bm25.py", "recall/encoder.py"),
+        code=("jobs/item_cf.py", "recall/text.py", "recall/encoder.py"),
         makes=both("vector"),
     ),
     Step(
@@ -142,8 +142,8 @@ STEPS = (
     Step(
         "index_bm25",
         after=("items",),
-        sections=("data",),
-        code=("recall/bm25.py",),
+        sections=("data", "lexical"),
+        code=("recall/bm25.py", "recall/postings.py", "recall/text.py", "recall/simplified.py"),
         makes=both("bm25"),
     ),
     Step("signatures", after=("items",), sections=("data",), makes=both("dedup")),

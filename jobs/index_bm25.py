@@ -1,7 +1,8 @@
 """
-The lexical index: every item's searchable columns in Tantivy, for both drafts alike.
+The lexical index of every item's searchable columns, for both drafts alike.
 
-Writes bm25/: the index and funnel.json (fields with boosts, language, number of items).
+Writes bm25/: the arrays of recall/postings.py, funnel.json (columns with boosts, language) and the
+file of synonyms.
 """
 
 from __future__ import annotations

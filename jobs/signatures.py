@@ -15,7 +15,7 @@ from funnel.catalogue import Catalogue
 from jobs.command import command
 from jobs.fresh import fresh, mirrored
 from jobs.work import Work
-from recall.bm25 import texts
+from recall.text import texts
 from rerank.signatures import signatures
 
 

@@ -34,8 +34,8 @@ from jobs import events
 from jobs.command import command
 from jobs.fresh import fresh
 from jobs.work import Work
-from recall.bm25 import texts
 from recall.encoder import LSA, Encoder, Sentences, randomized_svd, unit_rows
+from recall.text import texts
 
 QUERIES = 8  # different queries that an item's document takes, the most frequent ones
 REPEATS = 3  # times that a query counts at most
