@@ -22,11 +22,13 @@ from recall.item_cf import ItemCF
 from recall.live import Live
 from recall.neighbours import opener
 from recall.popular import Popular
+from recall.tfidf import TFIDF
 from recall.vector import Vector
 
 # One line a channel. An opener gives None where the generation has nothing for the channel.
 OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
     "bm25": BM25.open,
+    "tfidf": TFIDF.open,
     "vector": Vector.open,
     "item_cf": ItemCF.open,
     "graph": opener("graph"),

@@ -31,14 +31,13 @@ from funnel.types import Array, Candidates, Query, Rows
 from recall import postings
 from recall.filters import Mask
 from recall.lexicon import Lexicon
-from recall.postings import Postings
+from recall.postings import Forward, Postings, Words
 from recall.proximity import Proximity
 from recall.text import Analyzer, analyzer, repeats, texts
 from recall.typos import Vocabulary
 from recall.wording import Synonyms, Wording, fed_back, read_synonyms, worded
 
 META, SYNONYMS = "funnel.json", "synonyms.txt"
-PARTS = ("bm25", "tfidf")
 
 
 def write_index(path: Path, items: Catalogue, config: Config) -> int:
@@ -58,6 +57,40 @@ def write_index(path: Path, items: Catalogue, config: Config) -> int:
         read_synonyms(text, analyze, str(file))
         (path / SYNONYMS).write_text(text, encoding="utf-8")
     return some
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What a generation has in bm25/."""
+
+    index: tuple[Words, Postings, Forward]
+    analyze: Analyzer
+    columns: Mapping[str, int]  # how many times the words of each count
+    synonyms: Synonyms
+
+
+def opened(generation: Generation) -> Opened | None:
+    """None where the generation has no lexical index."""
+    if not generation.has("bm25"):
+        return None
+    path, meta = generation.file("bm25"), generation.json(f"bm25/{META}")
+    index = postings.open_index(path)
+    try:
+        analyze, columns = analyzer(meta["language"]), dict(meta["columns"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadGeneration(
+            f"{path / META} is corrupt: {error!r}; build the generation again"
+        ) from error
+    if len(index[2]) != len(generation.items):
+        raise BadGeneration(
+            f"{path} holds {len(index[2])} items, the catalogue {len(generation.items)}: "
+            "build the generation again"
+        )
+    synonyms: Synonyms = {}
+    if (path / SYNONYMS).exists():
+        text = (path / SYNONYMS).read_text(encoding="utf-8")
+        synonyms = read_synonyms(text, analyze, str(path / SYNONYMS))
+    return Opened(index, analyze, columns, synonyms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,32 +120,16 @@ class BM25:
     @staticmethod
     def open(generation: Generation, config: Config) -> BM25 | None:
         """None where the generation has no lexical index."""
-        if not generation.has("bm25"):
+        parts = opened(generation)
+        if parts is None:
             return None
-        path, meta = generation.file("bm25"), generation.json(f"bm25/{META}")
-        parts = postings.open_index(path)
-        try:
-            analyze, columns = analyzer(meta["language"]), dict(meta["columns"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadGeneration(
-                f"{path / META} is corrupt: {error!r}; build the generation again"
-            ) from error
-        if len(parts[2]) != len(generation.items):
-            raise BadGeneration(
-                f"{path} holds {len(parts[2])} items, the catalogue {len(generation.items)}: "
-                "build the generation again"
-            )
-        synonyms: Synonyms = {}
-        if (path / SYNONYMS).exists():
-            text = (path / SYNONYMS).read_text(encoding="utf-8")
-            synonyms = read_synonyms(text, analyze, str(path / SYNONYMS))
-        settings, lengths = config.lexical, parts[1].lengths
+        settings, lengths = config.lexical, parts.index[1].lengths
         mean = float(lengths.mean(dtype=np.float64)) if len(lengths) else 1.0
         norms = Saturated(settings.k1, settings.b, mean)
-        lexicon = Lexicon(*parts, analyze, columns, norms, settings.k1)
+        lexicon = Lexicon(*parts.index, parts.analyze, parts.columns, norms, settings.k1)
         feedback = {n: s.recall.rm3 for n, s in config.scenes.items() if s.recall.rm3.docs}
-        vocabulary = Vocabulary.of(parts[0].words)
-        channel = BM25(lexicon, analyze, synonyms, vocabulary, settings, feedback)
+        vocabulary = Vocabulary.of(parts.index[0].words)
+        channel = BM25(lexicon, parts.analyze, parts.synonyms, vocabulary, settings, feedback)
         channel.warm()
         return channel
 

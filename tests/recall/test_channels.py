@@ -33,7 +33,7 @@ from recall.vector import Nearest, Vector
 from recall.vector import write_index as write_graph
 
 N = 600
-EVERY = {"graph": {"limit": 500}, "live": {"limit": 500}}
+EVERY = {"tfidf": {"limit": 500}, "graph": {"limit": 500}, "live": {"limit": 500}}
 CONFIG = parse(
     {
         "scenes": {"all": {"recall": {"channels": EVERY}}},
@@ -91,7 +91,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     return opened
 
 
-CHANNELS = ["bm25", "vector", "item_cf", "graph", "live", "popular"]
+CHANNELS = ["bm25", "tfidf", "vector", "item_cf", "graph", "live", "popular"]
 QUERIES = {
     "nothing": Query(),
     "words": Query(text="red shoes number 8"),
