@@ -16,7 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from funnel.errors import BadConfig
 
 ACTIONS = ("impression", "click", "cart", "purchase", "like", "dislike", "rating")
-CHANNELS = ("bm25", "tfidf", "vector", "item_cf", "graph", "live", "popular")
+CHANNELS = (
+    "bm25",
+    "tfidf",
+    "vector",
+    "item_cf",
+    "swing",
+    "graph",
+    "user_cf",
+    "als",
+    "live",
+    "popular",
+)
 STAGES = ("recall", "prerank", "rank", "rerank")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]

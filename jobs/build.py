@@ -83,6 +83,7 @@ def behaviour(name: str, *code: str) -> Step:
     )
 
 
+BEHAVIOUR = ("item_cf", "swing", "graph", "user_cf", "als", "live")
 STEPS = (
     Step(
         "items",
@@ -123,7 +124,10 @@ STEPS = (
         makes=both("item_cf"),
         needs="events",
     ),
+    behaviour("swing"),
     behaviour("graph"),
+    behaviour("user_cf"),
+    behaviour("als", "recall/als.py"),
     behaviour("live", "recall/live.py"),
     Step(
         "vectors",
@@ -158,7 +162,7 @@ STEPS = (
     ),
     Step(
         "fusion",
-        after=("requests", "item_stats", "item_cf", "graph", "live", "index_vector", "index_bm25"),
+        after=("requests", "item_stats", *BEHAVIOUR, "index_vector", "index_bm25"),
         sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),

@@ -14,6 +14,7 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.stage import Retrieve, Stage
 from funnel.types import Candidates, Query
+from recall.als import ALS
 from recall.bm25 import BM25
 from recall.channel import Bound, Channel
 from recall.filters import Filters
@@ -23,6 +24,7 @@ from recall.live import Live
 from recall.neighbours import opener
 from recall.popular import Popular
 from recall.tfidf import TFIDF
+from recall.user_cf import UserCF
 from recall.vector import Vector
 
 # One line a channel. An opener gives None where the generation has nothing for the channel.
@@ -31,7 +33,10 @@ OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
     "tfidf": TFIDF.open,
     "vector": Vector.open,
     "item_cf": ItemCF.open,
+    "swing": opener("swing"),
     "graph": opener("graph"),
+    "user_cf": UserCF.open,
+    "als": ALS.open,
     "live": Live.open,
     "popular": Popular.open,
 }

@@ -20,8 +20,11 @@ from funnel.config import parse
 from funnel.errors import BadQuery
 from funnel.generation import Generation, Manifest
 from funnel.types import Candidates, Filter, History, Query
+from jobs import als, user_cf
 from jobs.live import index
-from recall import vector
+from jobs.wants import of
+from recall import OPENERS, vector
+from recall.als import ALS
 from recall.bm25 import write_index as write_words
 from recall.channel import Channel
 from recall.encoder import LSA
@@ -29,11 +32,12 @@ from recall.filters import Filters
 from recall.fusion import WeightedSum, fit_weights
 from recall.item_cf import HALF_LIFE, ItemCF
 from recall.live import Live
+from recall.user_cf import UserCF
 from recall.vector import Nearest, Vector
 from recall.vector import write_index as write_graph
 
 N = 600
-EVERY = {"tfidf": {"limit": 500}, "graph": {"limit": 500}, "live": {"limit": 500}}
+EVERY = {name: {"limit": 500} for name in ("tfidf", "swing", "graph", "user_cf", "als", "live")}
 CONFIG = parse(
     {
         "scenes": {"all": {"recall": {"channels": EVERY}}},
@@ -77,6 +81,11 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     lengths = np.concatenate([[0, 1], draw.integers(2, 9, 300)])
     clicks = draw.integers(1, N, lengths.sum())  # nobody clicked row 0
     index(np.concatenate([[0], np.cumsum(lengths)]), clicks, N).write(path / "live")
+    users = np.repeat(np.arange(80), 12)
+    found = of(users, draw.integers(1, N, len(users)), np.arange(len(users)), N)
+    user_cf.write(path / "user_cf", found)
+    model = als.ALS(width=8, rounds=2)
+    als.write(path / "als", *als.factors(found, model), model)
     encoder = LSA.train(titles, 16, 1)
     encoder.save(path / "vector/encoder")
     np.save(path / "vector/text.npy", encoder.encode(titles))
@@ -91,7 +100,18 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     return opened
 
 
-CHANNELS = ["bm25", "tfidf", "vector", "item_cf", "graph", "live", "popular"]
+CHANNELS = [
+    "bm25",
+    "tfidf",
+    "vector",
+    "item_cf",
+    "swing",
+    "graph",
+    "user_cf",
+    "als",
+    "live",
+    "popular",
+]
 QUERIES = {
     "nothing": Query(),
     "words": Query(text="red shoes number 8"),
@@ -317,3 +337,35 @@ def test_the_newest_click_comes_first_and_counts_once(generation: Generation) ->
     actions = np.full(5, CLICK, np.int8)
     actions[2] = CONFIG.all_actions.index("dislike")
     assert channel.clicks(History(rows, actions, np.arange(5))).tolist() == [7, 5]
+
+
+def test_users_who_are_alike_vote_as_written_naively(generation: Generation) -> None:
+    channel = UserCF.open(generation, CONFIG)
+    assert channel is not None
+    alike, pointer, fame = channel.alike, channel.user_ptr, channel.fame
+    owned = [channel.user_rows[a:b].tolist() for a, b in pairwise(pointer)]
+    asked = {int(owned[3][0]): 1.0, int(owned[3][1]): 0.5, int(owned[9][2]): 0.25}
+    for keep in (500, 2):
+        likes = []
+        for user, own in enumerate(owned):
+            like = sum(vote * fame[row] ** -alike.item for row, vote in asked.items() if row in own)
+            if like:
+                likes.append((-like / len(own) ** alike.user, user))
+        naive: dict[int, float] = {}
+        for like, user in sorted(likes)[:keep]:
+            for row in owned[user]:
+                vote = (-like) ** alike.power * fame[row] ** -alike.target
+                naive[row] = naive.get(row, 0.0) + vote
+        fewer = replace(channel, alike=replace(alike, users=keep))
+        rows, scores = fewer.votes(np.array(list(asked), np.int32), np.array(list(asked.values())))
+        assert dict(zip(rows.tolist(), scores.tolist(), strict=True)) == pytest.approx(naive)
+
+
+def test_a_history_is_folded_in_by_least_squares(generation: Generation) -> None:
+    channel = OPENERS["als"](generation, CONFIG)
+    assert isinstance(channel, ALS)
+    y, rows, votes = channel.items.astype(float), np.array([5, 7, 9], np.int32), np.array([1, 2, 1])
+    ridge = channel.ridge * 3**channel.power
+    left = channel.gram + (y[rows].T * votes) @ y[rows] + ridge * np.eye(y.shape[1])
+    expected = np.linalg.solve(left, votes @ y[rows])
+    np.testing.assert_allclose(channel.user(rows, votes), expected, rtol=1e-3, atol=1e-5)

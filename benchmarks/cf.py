@@ -1,0 +1,212 @@
+"""
+What users want next, by behaviour alone: `python -m benchmarks.cf DIR`.
+
+DIR has train.parquet and test.parquet (user, item), or sequences.parquet: (user, items: a list in
+order) or (user, item, pos). Of a sequence the last item is asked for; the models learn from all
+but the last two, and the request's history has all but the last. All items are ranked but those of
+the history. Recall@20 and NDCG@20 are means over users, HR@10 is how often any wanted item is among
+the first ten. `--cut` puts a fifth of the training pairs (or the items before the last) in the
+place of the test: where parameters are chosen.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks import behaviour, harness
+from funnel.config import Config
+from funnel.types import Array
+from jobs import als, graph, item_stats, live, swing, user_cf, wants
+from jobs.wants import Wants
+from recall.channel import Channel
+
+CHANNELS = ("popular", "item_cf", "swing", "graph", "user_cf", "als", "live")
+TOP = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is learned from, who asks, and what they wanted: users lie one after the other."""
+
+    train: Wants
+    starts: Array  # (q + 1,) of the histories
+    history: Array  # rows, oldest first
+    times: Array  # alike where the order is not known
+    goal_starts: Array  # (q + 1,)
+    goals: Array  # rows
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+
+def pairs(users: Array, rows: Array, goal_users: Array, goals: Array, items: int) -> Task:
+    """Everything at one moment; only users with anything to find ask."""
+    train = wants.of(users, rows, np.zeros(len(users), np.int64), items)
+    order = np.argsort(goal_users, kind="stable")
+    asking, counts = np.unique(goal_users, return_counts=True)
+    sizes = np.bincount(train.users, minlength=int(asking.max()) + 1)
+    kept = np.isin(train.users, asking)
+    starts = np.concatenate([[0], np.cumsum(sizes[asking])])
+    goal_starts = np.concatenate([[0], np.cumsum(counts)])
+    return Task(train, starts, train.rows[kept], train.times[kept], goal_starts, goals[order])
+
+
+def last_out(starts: Array, rows: Array, items: int, back: int) -> Task:
+    """Sequences of which the item `back` places before the last is asked for (0: the last)."""
+    sizes = np.diff(starts) - back
+    kept = sizes >= 3
+    begin, sizes = starts[:-1][kept], sizes[kept]
+
+    def spans(lengths: Array) -> tuple[Array, Array, Array]:
+        shift = np.concatenate([[0], np.cumsum(lengths)])
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        place = np.arange(shift[-1]) - shift[owner]
+        return shift, owner, place
+
+    _, owner, place = spans(sizes - 2)
+    train = wants.of(owner, rows[begin[owner] + place], place, items)
+    shift, owner, place = spans(sizes - 1)
+    history = rows[begin[owner] + place]
+    goals = rows[begin + sizes - 1]
+    return Task(train, shift, history, place, np.arange(len(goals) + 1), goals)
+
+
+def read(data: Path, cut: bool) -> Task:
+    if (data / "sequences.parquet").exists():
+        table = behaviour.read(data / "sequences.parquet", ["user"])
+        if "items" in table.column_names:
+            starts, rows = behaviour.lists(table, "items")
+        else:
+            table = table.sort_by([("user", "ascending"), ("pos", "ascending")])
+            users, rows = table.column("user").to_numpy(), table.column("item").to_numpy()
+            head = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+            starts = np.append(head, len(users))
+        return last_out(starts, rows, int(rows.max()) + 1, int(cut))
+    train, test = (
+        behaviour.read(data / f"{name}.parquet", ["user", "item"]) for name in ("train", "test")
+    )
+    users, rows, goal_users, goals = (
+        table.column(name).to_numpy() for table in (train, test) for name in ("user", "item")
+    )
+    items = int(max(rows.max(), goals.max())) + 1
+    if cut:
+        held = np.random.default_rng(0).random(len(users)) < 0.2
+        goal_users, goals = users[held], rows[held]
+        users, rows = users[~held], rows[~held]
+        known = np.isin(goal_users, users)
+        goal_users, goals = goal_users[known], goals[known]
+    return pairs(users, rows, goal_users, goals, items)
+
+
+def train(name: str, draft: Path, found: Wants, settings: Config) -> None:
+    """What the build's step makes of it, written into the draft."""
+    if name == "graph":
+        graph.neighbours(found).write(draft / name)
+    elif name == "swing":
+        swing.neighbours(found).write(draft / name)
+    elif name == "user_cf":
+        user_cf.write(draft / name, found)
+    elif name == "als":
+        model = als.ALS()
+        als.write(draft / name, *als.factors(found, model), model)
+    elif name == "live":
+        counts = np.bincount(found.users)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        live.index(starts, found.rows, found.items).write(draft / name)
+    elif name == "popular":
+        counts = np.bincount(found.rows, minlength=found.items)
+        item_stats.write_popular(draft, counts.astype(np.float32))
+    else:
+        spark_item_cf(draft, found, settings)
+
+
+def spark_item_cf(draft: Path, found: Wants, settings: Config) -> None:
+    """The job `item_cf` over the pairs as a table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from jobs import item_cf
+    from jobs.spark import session
+
+    scratch = draft.parent / "spark"
+    scratch.mkdir(exist_ok=True)
+    columns = {"user_id": found.users, "row": found.rows, "time": found.times}
+    pq.write_table(pa.table(columns), scratch / "wanted.parquet")
+    build = settings.build
+    spark = session(build.master, build.driver_memory, build.partitions, scratch / "work")
+    wanted = spark.read.parquet(str(scratch / "wanted.parquet"))
+    lists = item_cf.neighbours(wanted, settings.behaviour)
+    item_cf.write(draft / "item_cf", lists, found.items, scratch / "lists")
+
+
+def scores(channel: Channel, task: Task, settings: Config) -> tuple[dict[str, float], float]:
+    """The means over those who ask, and the seconds that the requests took."""
+    gain = 1 / np.log2(np.arange(2, TOP + 2))
+    ideal = np.concatenate([[0], np.cumsum(gain)])
+    allowed = np.ones(task.train.items, bool)
+    sums, took = np.zeros(4), 0.0
+    for n in range(len(task)):
+        history = slice(task.starts[n], task.starts[n + 1])
+        rows = task.history[history]
+        query = behaviour.asked(rows, task.times[history], settings)
+        goals = task.goals[task.goal_starts[n] : task.goal_starts[n + 1]]
+        begin = time.perf_counter()
+        allowed[rows] = False
+        found = channel.find(query, allowed, TOP).rows
+        allowed[rows] = True
+        took += time.perf_counter() - begin
+        hit = np.isin(found, goals)
+        gains = hit * gain[: len(hit)]
+        sums += (
+            hit.sum() / len(goals),
+            gains.sum() / ideal[min(len(goals), TOP)],
+            hit[:10].any(),
+            gains[:10].sum() / ideal[min(len(goals), 10)],
+        )
+    means = dict(zip(("Recall@20", "NDCG@20", "HR@10", "NDCG@10"), sums / len(task), strict=True))
+    return means, took
+
+
+def measure(
+    task: Task, channels: Sequence[str], tell: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    settings = behaviour.config(channels)
+    shown = []
+    with tempfile.TemporaryDirectory() as folder:
+        draft = behaviour.blank(Path(folder) / "draft", task.train.items, settings)
+        for name in channels:
+            tell(name)
+            begin = time.perf_counter()
+            train(name, draft, task.train, settings)
+            fit = time.perf_counter() - begin
+            channel = behaviour.opened(draft, name, settings)
+            means, took = scores(channel, task, settings)
+            speed = {"fit_s": fit, "ms_request": 1e3 * took / len(task)}
+            total = {"seconds": fit + took, "peak_mb": harness.peak_mb()}
+            shown.append({"method": name, **means, **speed, **total})
+    return shown
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Directory with the tables.")],
+    only: Annotated[str, typer.Option(help="Channels, with commas; empty: all.")] = "",
+    cut: Annotated[bool, typer.Option(help="A cut of the training data in place of test.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What users want next, every channel of behaviour."""
+    task = read(data, cut)
+    channels = [name for name in CHANNELS if not only or name in only.split(",")]
+    rows = measure(task, channels, lambda text: typer.echo(f"  {text}", err=True))
+    harness.show("cf", data.name + (" (cut of train)" if cut else ""), rows, as_json)
+
+
+if __name__ == "__main__":
+    typer.run(main)
