@@ -13,6 +13,7 @@ have the same form under `users/`, with `user_id` as their key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
@@ -33,7 +34,13 @@ def id_hash(item_id: str) -> int:
 
 
 class Catalogue:
-    """The items (or users) of one generation, opened from its `items/` (`users/`) directory."""
+    """The items (or users) of one generation, opened from its `items/` (`users/`) directory.
+
+    `version` changes with what is in it: only a live catalogue's does (funnel.overlay). `base` is
+    the number of rows that the generation has.
+    """
+
+    version = 0
 
     def __init__(self, path: Path, key: str = "item_id"):
         self.path = path
@@ -43,6 +50,7 @@ class Catalogue:
             self.table: pa.Table = pa.ipc.open_file(source).read_all()
         except (OSError, pa.ArrowInvalid) as error:
             raise BadGeneration(f"cannot read the catalogue in {path}: {error}") from error
+        self.base = len(self.table)
         self._hashes: NDArray[np.uint64] = np.load(path / "hash.npy", mmap_mode="r")
         self._hash_rows: Rows = np.load(path / "hash_rows.npy", mmap_mode="r")
 
@@ -76,6 +84,24 @@ class Catalogue:
         found = self._hashes[place] == hashes
         return np.where(found, self._hash_rows[place], NO_ITEM).astype(np.int32)
 
+    def take(self, rows: Array) -> pa.Table:
+        """The rows with all their columns, for a page."""
+        return self.table.take(pa.array(np.asarray(rows, np.int64)))
+
+    def still(self) -> AbstractContextManager[object]:
+        """Within it nothing changes, for readers of more than one column; short, please."""
+        return nullcontext()
+
+    @property
+    def alive(self) -> NDArray[np.bool_] | None:
+        """(n,) False for deleted items; None while there are none."""
+        return None
+
+    @property
+    def fresh_hashes(self) -> NDArray[np.uint64]:
+        """The hashed ids of the rows from `base` on."""
+        return np.empty(0, np.uint64)
+
     def has(self, kind: str, name: str) -> bool:
         """Whether attribute `name` is there as `codes`, `offsets` or `number`."""
         return (self.path / f"{name}.{kind}.npy").exists()
@@ -84,8 +110,13 @@ class Catalogue:
         """Categorical: (n,) codes, -1 where missing; multi-valued: all codes, see `offsets`."""
         return self._array(f"{name}.codes")
 
+    def bounds(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Multi-valued: the codes of row r are `codes[starts[r]:ends[r]]`."""
+        offsets = self.offsets(name)
+        return offsets[:-1], offsets[1:]
+
     def offsets(self, name: str) -> NDArray[np.int64]:
-        """Multi-valued: the codes of row r are `codes[offsets[r]:offsets[r + 1]]`."""
+        """Multi-valued: the bounds as they are stored, by themselves only of use to the build."""
         return self._array(f"{name}.offsets")
 
     def numbers(self, name: str) -> NDArray[np.float64]:
@@ -99,6 +130,10 @@ class Catalogue:
                 table = pa.ipc.open_file(source).read_all()
             self._values[name] = table.column(0).to_pylist()
         return self._values[name]
+
+    def ordered(self, name: str) -> int:
+        """How many of the values are sorted, from the first; others came later."""
+        return len(self.values(name))
 
     @cached_property
     def _values(self) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ import numpy as np
 from funnel.catalogue import Catalogue
 from funnel.config import Config, parse
 from funnel.errors import BadConfig, BadGeneration
+from funnel.overlay import LiveCatalogue
 from funnel.types import Array
 
 FORMAT = 1
@@ -48,6 +49,7 @@ class Manifest:
     code: str = ""
     created_at: int = 0
     live_position: str = "0"
+    catalog_position: str = "0"  # the catalogue's log up to here is in its items
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # name -> bytes, blake2b
     metrics: Mapping[str, Any] = field(default_factory=dict)
     golden: tuple[Mapping[str, Any], ...] = ()
@@ -81,11 +83,12 @@ class Generation:
 
     path: Path
     manifest: Manifest
+    live: bool = False  # its items can change: `items` is a `LiveCatalogue`
 
     @staticmethod
-    def open(path: str | Path, check: bool = True) -> Generation:
+    def open(path: str | Path, check: bool = True, live: bool = False) -> Generation:
         """Opens the directory. With `check` every file must be there, whole and unchanged."""
-        generation = Generation(Path(path), Manifest.read(Path(path)))
+        generation = Generation(Path(path), Manifest.read(Path(path)), live)
         if check:
             generation.check()
         return generation
@@ -104,7 +107,7 @@ class Generation:
 
     @cached_property
     def items(self) -> Catalogue:
-        return Catalogue(self.path / "items")
+        return LiveCatalogue(self.path / "items") if self.live else Catalogue(self.path / "items")
 
     @cached_property
     def users(self) -> Catalogue:

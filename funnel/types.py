@@ -145,6 +145,17 @@ class Candidates:
         return tuple(f"{step.name}: {step.fault}" for step in self.steps if step.fault)
 
 
+def taken(column: Array, rows: Array, missing: float = 0) -> Array:
+    """column[rows], and `missing` for rows beyond its end: items newer than what it was made of."""
+    n = len(column)
+    beyond = rows >= n
+    if not beyond.any():
+        return np.asarray(column[rows])
+    found = np.full((len(rows), *column.shape[1:]), missing, column.dtype)
+    found[~beyond] = column[rows[~beyond]]
+    return found
+
+
 def best(scores: Array, rows: Array, k: int) -> NDArray[np.intp]:
     """Indices of the k highest finite scores, highest first, ties by row; a total order.
 

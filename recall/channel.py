@@ -5,12 +5,12 @@ A channel finds items among those a request may return; bound to one request it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
-from funnel.types import Array, Candidates, Query, Rows, best
+from funnel.types import Array, Candidates, Query, Rows, best, taken
 from recall.filters import Mask
 
 
@@ -20,6 +20,7 @@ class Channel(Protocol):
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates: ...
 
 
+@runtime_checkable
 class Living(Protocol):
     """A channel that finds items by what they are follows the live catalogue."""
 
@@ -45,7 +46,7 @@ def ranked(rows: Array, scores: Array, allowed: Mask | None, limit: int) -> Cand
     """The best `limit` of the allowed rows; ties by row."""
     rows, scores = np.asarray(rows, np.int32), np.asarray(scores, np.float32)
     if allowed is not None:
-        kept = allowed[rows]
+        kept = taken(allowed, rows, False)  # what is newer than the mask is not in it
         rows, scores = rows[kept], scores[kept]
     order = best(scores, rows, limit)
     return Candidates(rows[order], scores[order])

@@ -27,35 +27,34 @@ class Filters:
 
     items: Catalogue
     kinds: dict[str, str]  # filterable attribute -> codes, offsets or number
-    available: Mask | None  # (n,) False for what is never returned; None where all may be
+    standing: Standing
 
     @staticmethod
     def open(generation: Generation, config: Config) -> Filters:
         """Attributes that the config names and the catalogue lacks are not filterable."""
-        items, available = generation.items, None
+        items = generation.items
         kinds = {
             name: kind
             for name in config.data.filterable
             for kind in ("number", "codes", "offsets")  # a multi-valued one has codes as well
             if items.has(kind, name)
         }
-        if items.has("number", "available"):
-            mask = items.numbers("available") != 0  # not known counts as available
-            available = None if mask.all() else mask
-        return Filters(items, kinds, available)
+        return Filters(items, kinds, Standing(items))
 
     def allowed(self, query: Query) -> Mask | None:
-        """(n,) True where an item may be returned; None where all may.
+        """(n,) True where an item may be returned; None where all may. n is what the live
+        catalogue has now: an item that comes while the request is answered is not allowed to it.
 
-        Never: what is not available, what the query excludes, and the item that it asks about.
-        Raises `BadQuery` for an attribute that is not filterable here, or a condition that does
-        not fit it.
+        Never: what is deleted or not available, what the query excludes, and the item that it asks
+        about. Raises `BadQuery` for an attribute that is not filterable here, or a condition that
+        does not fit it.
         """
-        mask = self.available
-        for condition in query.filters:
-            held = self.holds(condition)
-            mask = held if mask is None else mask & held
-        n, excluded = len(self.items), query.excluded
+        with self.items.still():
+            mask, n = self.standing.mask(), len(self.items)
+            for condition in query.filters:
+                held = self.holds(condition)
+                mask = held if mask is None else mask & held
+        excluded = query.excluded
         if query.item != NO_ITEM:
             excluded = np.append(excluded, np.int32(query.item))
         excluded = excluded[(excluded >= 0) & (excluded < n)]
@@ -101,25 +100,60 @@ class Filters:
         name, known = condition.attribute, self.items.values(condition.attribute)
         wanted = np.zeros(len(known) + 1, bool)  # the last place is for -1: no value
         for value in condition.any_of:
-            for low, high in spans(value, known):
+            for low, high in spans(value, known, self.items.ordered(name)):
                 wanted[low:high] = True
         found: Mask = wanted[self.items.codes(name)]
-        return found if self.kinds[name] == "codes" else any_of(found, self.items.offsets(name))
+        return found if self.kinds[name] == "codes" else any_of(found, *self.items.bounds(name))
 
 
-def spans(value: str, known: Sequence[str]) -> list[tuple[int, int]]:
-    """Where the value and the paths below it lie in the sorted values: `Shoes` finds
-    `Shoes/Running` too."""
-    at = bisect_left(known, value)
-    exact = at < len(known) and known[at] == value
-    below = bisect_left(known, value + "/"), bisect_left(known, value + chr(ord("/") + 1))
-    return [(at, at + exact), below]
+class Standing:
+    """What no request may return: what is deleted, or not available. Worked out once a version."""
+
+    def __init__(self, items: Catalogue):
+        self.items = items
+        self._known = items.has("number", "available")
+        self._last: tuple[int, Mask | None] = (-1, None)
+        self.mask()
+
+    def mask(self) -> Mask | None:
+        """(n,) False for these; None where there are none. Nobody may write into it."""
+        version, mask = self._last
+        if version != self.items.version:
+            with self.items.still():
+                version, mask = self.items.version, self._made()
+            self._last = version, mask
+        return mask
+
+    def _made(self) -> Mask | None:
+        alive = self.items.alive
+        mask = np.ones(len(self.items), bool) if alive is None else alive.copy()
+        if self._known:
+            mask &= self.items.numbers("available") != 0  # not known counts as available
+        return None if mask.all() else mask
 
 
-def any_of(found: Mask, offsets: Array) -> Mask:
+def spans(value: str, known: Sequence[str], ordered: int | None = None) -> list[tuple[int, int]]:
+    """Where the value and the paths below it lie: `Shoes` finds `Shoes/Running` too.
+
+    The first `ordered` values (all if None) are sorted; those that came since are looked through.
+    """
+    ordered = len(known) if ordered is None else ordered
+    at = bisect_left(known, value, 0, ordered)
+    exact = at < ordered and known[at] == value
+    upper = value + chr(ord("/") + 1)
+    below = bisect_left(known, value + "/", 0, ordered), bisect_left(known, upper, 0, ordered)
+    new = [
+        (place, place + 1)
+        for place in range(ordered, len(known))
+        if known[place] == value or known[place].startswith(value + "/")
+    ]
+    return [(at, at + exact), below, *new]
+
+
+def any_of(found: Mask, starts: Array, ends: Array) -> Mask:
     """(n,) whether any of each item's values was found."""
     counts = np.concatenate([[0], np.cumsum(found)])
-    held: Mask = counts[offsets[1:]] > counts[offsets[:-1]]
+    held: Mask = counts[ends] > counts[starts]
     return held
 
 
