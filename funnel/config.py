@@ -112,7 +112,7 @@ class RM3(Section):
     """Words of the best hits join the query (pseudo-relevance feedback)."""
 
     docs: int = Field(0, ge=0, description="best hits whose words join the query; 0 turns it off")
-    terms: Positive = Field(10, description="words that join")
+    terms: Positive = Field(30, description="words that join")
     weight: float = Field(0.5, ge=0.0, le=1.0, description="share of the words that were typed")
 
 
@@ -182,9 +182,9 @@ class Lexical(Section):
     """Search by words."""
 
     k1: float = Field(1.2, gt=0.0, description="BM25: how slowly repeated words saturate")
-    b: float = Field(0.75, ge=0.0, le=1.0, description="BM25: how much length counts")
+    b: float = Field(0.6, ge=0.0, le=1.0, description="BM25: how much length counts")
     proximity: float = Field(
-        0.0, ge=0.0, description="weight of words standing together as in the query; 0 turns it off"
+        0.3, ge=0.0, description="weight of words standing together as in the query; 0 turns it off"
     )
     window: Positive = Field(5, description="words within which they stand together")
     synonyms: str = Field("", description="file of `tv, television` and `tv => television` lines")

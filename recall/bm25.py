@@ -176,7 +176,7 @@ class BM25:
             return None
         pairs = np.array(wording.pairs, np.int32)
         idf = self.lexicon.idf(pairs.ravel()).reshape(-1, 2)
-        worth = np.float32(self.settings.proximity) * idf.min(1)
+        worth = np.float32(self.settings.proximity * wording.share) * idf.min(1)
         return Proximity(pairs, worth, self.settings.window)
 
     def upsert(self, rows: Rows, items: pa.Table) -> None:

@@ -37,6 +37,16 @@ LANGUAGES = {
     "ru": "russian",
     "sv": "swedish",
 }
+# Of Snowball's list, without what shops mean: sizes (`s`, `m`), `over-ear`, `under`, `off`.
+ENGLISH = """
+    a about again against all am an and any are as at be because been being between both but by
+    can could did do does doing during each few for from further had has have having he her here
+    hers herself him himself his how if in into is it its itself just me more most my myself no
+    nor not of on once only or other ought our ours ourselves own same she should so some such
+    than that the their theirs them themselves then there these they this those through to too
+    until very was we were what when where which while who whom why will with would you your
+    yours yourself yourselves
+"""
 PLAIN = ("none", "zh")  # nothing is stemmed
 LONG = 64  # bytes; what is longer is no word
 MAX_BOOST = 10  # of a column against the one with the smallest boost
@@ -58,7 +68,12 @@ def analyzer(language: str) -> Analyzer:
     ):
         builder = builder.filter(step)
     if language in LANGUAGES:
-        builder = builder.filter(tantivy.Filter.stopword(LANGUAGES[language]))
+        without = (
+            tantivy.Filter.custom_stopword(ENGLISH.split())
+            if language == "en"
+            else tantivy.Filter.stopword(LANGUAGES[language])
+        )
+        builder = builder.filter(without)
         builder = builder.filter(tantivy.Filter.stemmer(LANGUAGES[language]))
     words = builder.build().analyze
 

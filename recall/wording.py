@@ -65,6 +65,7 @@ class Wording:
     wanted: tuple[Wanted, ...]
     words: int  # of the query, that something has
     pairs: tuple[tuple[int, int], ...]  # terms that stand side by side
+    share: float = 1.0  # that the words as they were typed have of the query
 
     def asked(self, lexicon: Lexicon) -> Asked:
         """Each term once, with its weight times what it is worth."""
@@ -144,7 +145,7 @@ def guesses(
 def fed_back(wording: Wording, found: Candidates, lexicon: Lexicon, settings: RM3) -> Wording:
     """The query and the words that the best hits are about.
 
-        P(t | R) = Σ_d tf(t, d) / |d| · score(d),  weight = λ·P(t | Q) + (1 − λ)·P(t | R)
+        P(t | R) = Σ_d tf(t, d) / |d| · score(d),  weight = |Q|·(λ·P(t | Q) + (1 − λ)·P(t | R))
 
     RM3 (Abdul-Jaleel et al. 2004, "UMass at TREC 2004"), over the first `docs` hits, each
     document's and the sum's highest `terms` terms. Words that a tenth of all rows have say nothing.
@@ -165,10 +166,12 @@ def fed_back(wording: Wording, found: Candidates, lexicon: Lexicon, settings: RM
     kept = sorted(relevant.items(), key=lambda one: (-one[1], one[0]))[: settings.terms]
     mass = sum(weight for _, weight in kept)
     own = sum(one.weight for one in wording.wanted)
-    wanted = [Wanted(o.term, settings.weight * o.weight / own, o.group) for o in wording.wanted]
-    if mass > 0:
-        wanted += [Wanted(t, (1 - settings.weight) * w / mass, OTHER) for t, w in kept]
-    return Wording(tuple(wanted), wording.words, wording.pairs)
+    if mass <= 0:
+        return wording
+    share = settings.weight
+    wanted = [Wanted(one.term, share * one.weight, one.group) for one in wording.wanted]
+    wanted += [Wanted(term, (1 - share) * own * weight / mass, OTHER) for term, weight in kept]
+    return Wording(tuple(wanted), wording.words, wording.pairs, share)
 
 
 def counted(terms: Array) -> tuple[Array, Array]:

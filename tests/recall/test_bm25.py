@@ -36,7 +36,8 @@ def table(titles: list[str], brands: list[str] | None = None) -> pa.Table:
 def opened(
     path: Path, titles: list[str], brands: list[str] | None = None, **lexical: object
 ) -> BM25:
-    config = parse({"lexical": lexical, "data": {"language": "none"}})
+    plain = {"b": 0.75, "proximity": 0.0}
+    config = parse({"lexical": plain | lexical, "data": {"language": "none"}})
     return built(path, table(titles, brands), config)
 
 
