@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from funnel.config import Config
 from funnel.generation import Generation
 from funnel.stage import Retrieve, Stage
-from funnel.types import Candidates, Query
+from funnel.types import Candidates, Query, Rows
 from recall.als import ALS
 from recall.bm25 import BM25
-from recall.channel import Bound, Channel
+from recall.channel import Bound, Channel, Living
 from recall.filters import Filters
 from recall.fusion import WeightedSum, weights_of
 from recall.item_cf import ItemCF
@@ -62,6 +64,12 @@ class Parts:
         channels = {name: channel for name, channel in found.items() if channel is not None}
         return Parts(channels, Filters.open(generation, config))
 
+    def upsert(self, rows: Rows, items: pa.Table) -> None:
+        """Tells the channels that know contents what rows[i] is now (`recall.channel.Living`)."""
+        for channel in self.channels.values():
+            if isinstance(channel, Living):
+                channel.upsert(rows, items)
+
 
 @dataclass(frozen=True, eq=False)
 class Recall:
@@ -75,9 +83,10 @@ class Recall:
     pool: Executor | None
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
-        mask = self.filters.allowed(query)
+        mask, base = self.filters.allowed(query), self.filters.items.base
         sources = {
-            name: Bound(channel, mask, self.limits[name]) for name, channel in self.channels.items()
+            name: Bound(channel, mask, self.limits[name], base)
+            for name, channel in self.channels.items()
         }
         return Retrieve(sources, self.fuse, self.keep, self.pool).run(query, candidates)
 

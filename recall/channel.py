@@ -4,14 +4,16 @@ A channel finds items among those a request may return; bound to one request it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
-from funnel.types import Array, Candidates, Query, Rows, best, taken
+from funnel.types import NO_ITEM, Array, Candidates, History, Query, Rows, best, taken
 from recall.filters import Mask
+
+NO_ROW = np.iinfo(np.int32).max  # beyond any row
 
 
 class Channel(Protocol):
@@ -32,14 +34,31 @@ class Living(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """A channel with what one request allows."""
+    """A channel with what one request allows. The generation has `base` rows: a channel that does
+    not follow the live catalogue is not asked about later ones."""
 
     channel: Channel
     allowed: Mask | None
     limit: int
+    base: int = NO_ROW
 
     def retrieve(self, query: Query) -> Candidates:
+        if not isinstance(self.channel, Living):
+            query = before(query, self.base)
         return self.channel.find(query, self.allowed, self.limit)
+
+
+def before(query: Query, base: int) -> Query:
+    """The query as if rows from `base` on did not exist; about one of these it asks nothing."""
+    rows = query.history.rows
+    if query.item >= base:
+        return replace(query, item=NO_ITEM, history=History())
+    if len(rows) and rows.max() >= base:
+        history = query.history
+        old = rows < base
+        history = History(rows[old], history.actions[old], history.times[old])
+        return replace(query, history=history)
+    return query
 
 
 def ranked(rows: Array, scores: Array, allowed: Mask | None, limit: int) -> Candidates:
