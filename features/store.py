@@ -6,6 +6,7 @@ The live store: what users did up to now, in any Redis 7+ or Valkey. Only this f
     {u:<user id>}:gone   the user was deleted: events up to this time are refused, for good
     {i:<item id>}        an item's decayed counters of what came through this store
     log                  the live log, a stream of the events in the order of their arrival
+    catalogue            what became of items meanwhile, a stream too (funnel.live)
     seeded               the generation whose snapshot was loaded
 
 A batch of events is one server-side step (`store.lua`): an event is in the history, the counters
@@ -17,7 +18,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -222,26 +223,47 @@ class Store:
 
         With `block_ms` (at most 1,000) it waits that long for the first one.
         """
-        block = min(block_ms, LONGEST_BLOCK_MS) or None
-        read = self._ask(lambda client: client.xread({LOG: after}, count, block), patient=True)
-        entries = read[0][1] if read else []
         return [
-            Arrival(position.decode(), packed.event_of(fields[b"event"]))
-            for position, fields in entries
+            Arrival(position, packed.event_of(fields[b"event"]))
+            for position, fields in self.entries(LOG, after, count, block_ms)
         ]
 
     def position(self) -> str:
         """Where the live log ends now; `events` after it are those yet to come."""
-        last = self._ask(lambda client: client.xrevrange(LOG, count=1), patient=True)
-        return str(last[0][0].decode()) if last else "0"
+        return self.end(LOG)
 
     def trimmed(self, after: str) -> bool:
         """Whether events after the position have left the log already."""
+        return self.cut_off(LOG, after)
+
+    def append(self, stream: str, fields: Mapping[bytes, bytes], length: int) -> str:
+        """Adds an entry to a stream, which keeps about `length` of them; its position."""
+
+        def add(client: Any) -> Any:
+            return client.xadd(stream, fields, maxlen=length, approximate=True)
+
+        return str(self._ask(add, patient=True).decode())
+
+    def entries(
+        self, stream: str, after: str = "0", count: int = 100, block_ms: int = 0
+    ) -> list[tuple[str, dict[bytes, bytes]]]:
+        """At most `count` entries of a stream after a position, with theirs, oldest first."""
+        block = min(block_ms, LONGEST_BLOCK_MS) or None
+        read = self._ask(lambda client: client.xread({stream: after}, count, block), patient=True)
+        return [(position.decode(), fields) for position, fields in (read[0][1] if read else [])]
+
+    def end(self, stream: str) -> str:
+        """The position of the last entry, "0" where there is none."""
+        last = self._ask(lambda client: client.xrevrange(stream, count=1), patient=True)
+        return str(last[0][0].decode()) if last else "0"
+
+    def cut_off(self, stream: str, after: str) -> bool:
+        """Whether entries after the position have left the stream already."""
 
         def ask(client: Any) -> bool:
-            if not client.exists(LOG):
+            if not client.exists(stream):
                 return False
-            about = client.xinfo_stream(LOG)
+            about = client.xinfo_stream(stream)
             if not about["first-entry"] or about["entries-added"] == about["length"]:
                 return False
             return order(about["first-entry"][0].decode()) > order(after)
