@@ -24,11 +24,11 @@ import typer
 from benchmarks import behaviour, harness
 from funnel.config import Config
 from funnel.types import Array
-from jobs import als, graph, item_stats, live, swing, user_cf, wants
+from jobs import als, graph, item_stats, live, spectral, swing, user_cf, wants
 from jobs.wants import Wants
 from recall.channel import Channel
 
-CHANNELS = ("popular", "item_cf", "swing", "graph", "user_cf", "als", "live")
+CHANNELS = ("popular", "item_cf", "swing", "graph", "user_cf", "als", "spectral", "live")
 TOP = 20
 
 
@@ -117,6 +117,8 @@ def train(name: str, draft: Path, found: Wants, settings: Config) -> None:
     elif name == "als":
         model = als.ALS()
         als.write(draft / name, *als.factors(found, model), model)
+    elif name == "spectral":
+        spectral.write(draft / name, *spectral.train(found))
     elif name == "live":
         counts = np.bincount(found.users)
         starts = np.concatenate([[0], np.cumsum(counts)])

@@ -25,6 +25,7 @@ CHANNELS = (
     "graph",
     "user_cf",
     "als",
+    "spectral",
     "live",
     "popular",
 )

@@ -83,7 +83,7 @@ def behaviour(name: str, *code: str) -> Step:
     )
 
 
-BEHAVIOUR = ("item_cf", "swing", "graph", "user_cf", "als", "live")
+BEHAVIOUR = ("item_cf", "swing", "graph", "user_cf", "als", "spectral", "live")
 STEPS = (
     Step(
         "items",
@@ -128,6 +128,7 @@ STEPS = (
     behaviour("graph"),
     behaviour("user_cf"),
     behaviour("als", "recall/als.py"),
+    behaviour("spectral"),
     behaviour("live", "recall/live.py"),
     Step(
         "vectors",

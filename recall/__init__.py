@@ -25,6 +25,7 @@ from recall.item_cf import ItemCF
 from recall.live import Live
 from recall.neighbours import opener
 from recall.popular import Popular
+from recall.spectral import Spectral
 from recall.tfidf import TFIDF
 from recall.user_cf import UserCF
 from recall.vector import Vector
@@ -39,6 +40,7 @@ OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
     "graph": opener("graph"),
     "user_cf": UserCF.open,
     "als": ALS.open,
+    "spectral": Spectral.open,
     "live": Live.open,
     "popular": Popular.open,
 }

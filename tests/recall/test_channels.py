@@ -20,7 +20,7 @@ from funnel.config import parse
 from funnel.errors import BadQuery
 from funnel.generation import Generation, Manifest
 from funnel.types import Candidates, Filter, History, Query
-from jobs import als, user_cf
+from jobs import als, spectral, user_cf
 from jobs.live import index
 from jobs.wants import of
 from recall import OPENERS, vector
@@ -37,7 +37,10 @@ from recall.vector import Nearest, Vector
 from recall.vector import write_index as write_graph
 
 N = 600
-EVERY = {name: {"limit": 500} for name in ("tfidf", "swing", "graph", "user_cf", "als", "live")}
+EVERY = {
+    name: {"limit": 500}
+    for name in ("tfidf", "swing", "graph", "user_cf", "als", "spectral", "live")
+}
 CONFIG = parse(
     {
         "scenes": {"all": {"recall": {"channels": EVERY}}},
@@ -84,6 +87,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     users = np.repeat(np.arange(80), 12)
     found = of(users, draw.integers(1, N, len(users)), np.arange(len(users)), N)
     user_cf.write(path / "user_cf", found)
+    spectral.write(path / "spectral", *spectral.train(found, spectral.Spectral(width=8)))
     model = als.ALS(width=8, rounds=2)
     als.write(path / "als", *als.factors(found, model), model)
     encoder = LSA.train(titles, 16, 1)
@@ -109,6 +113,7 @@ CHANNELS = [
     "graph",
     "user_cf",
     "als",
+    "spectral",
     "live",
     "popular",
 ]
