@@ -8,7 +8,7 @@ a timeout, never more than what the query has left.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,9 +24,17 @@ from funnel.errors import (
     SetupError,
     Unavailable,
 )
+from funnel.intake import Item, Refused, Upserted, message
 from funnel.page import Ask, Page
 from funnel.types import Candidates, Query
-from protos import features_pb2, features_pb2_grpc, funnel_pb2, funnel_pb2_grpc
+from protos import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    features_pb2,
+    features_pb2_grpc,
+    funnel_pb2,
+    funnel_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from features.store import Tracked
@@ -36,6 +44,7 @@ TRACK_EVENTS = 500  # events in a message of the stream
 HEALTH_S = 1.0
 
 STUBS: dict[str, Callable[[grpc.Channel], Any]] = {
+    "catalog": catalog_pb2_grpc.CatalogStub,
     "features": features_pb2_grpc.FeaturesStub,
     "funnel": funnel_pb2_grpc.FunnelStub,
 }
@@ -203,6 +212,46 @@ def _event(event: Event) -> features_pb2.Event:
     )
 
 
+class RemoteCatalog:
+    """Items between generations, behind the features service."""
+
+    def __init__(self, address: str, timeout: float = 60.0):
+        self.timeout = timeout
+        self.line = Line(address, "the catalogue")
+        self.stub = STUBS["catalog"](self.line.channel)
+
+    def upsert(self, items: Iterable[Item]) -> Upserted:
+        """Whole items, by column. They are in the log when this returns, and in pages within a
+        second. After `Unavailable` or `Late` send all of them again: it does no harm."""
+        faults: list[FunnelError] = []
+
+        def messages() -> Iterator[catalog_pb2.Item]:
+            try:
+                yield from map(message, items)
+            except FunnelError as error:  # gRPC would say only that its iterator failed
+                faults.append(error)
+
+        reply = self.line.call(self.stub.Upsert, messages(), self.timeout)
+        if faults:
+            raise faults[0]
+        refused = tuple(Refused(one.index, one.item_id, one.reason) for one in reply.refused)
+        return Upserted(reply.accepted, refused, reply.refusals)
+
+    def delete(self, item_ids: Sequence[str]) -> int:
+        """How many different ids were named."""
+        request = wire.made(catalog_pb2.DeleteItemsRequest, item_ids=item_ids)
+        return int(self.line.call(self.stub.Delete, request, self.timeout).deleted)
+
+    def close(self) -> None:
+        self.line.close()
+
+    def __enter__(self) -> RemoteCatalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 class RemoteFunnel:
     """The public service: pages."""
 
@@ -231,6 +280,12 @@ class RemoteFunnel:
 
     def similar(self, item_id: str, **asked: Any) -> Page:
         return self.page(Ask(**{"scene": "similar", **asked}, item_id=item_id))
+
+    def suggest(self, prefix: str, limit: int = 0) -> list[Suggestion]:
+        """What a user who typed `prefix` may mean, best first."""
+        request = wire.made(funnel_pb2.SuggestRequest, prefix=prefix, limit=limit)
+        found = self.line.call(self.stub.Suggest, request, self.timeout)
+        return [Suggestion(s.text, s.score, s.corrected) for s in found.suggestions]
 
     def close(self) -> None:
         self.line.close()

@@ -2,8 +2,9 @@
 gRPC servers. A servicer is thin: decode, call, encode, translate the error.
 
 `StageService` hosts any of the four stages for the generations that its `Host` has loaded;
-`FeaturesService` is the live store, `FunnelService` the gateway. `Server` puts services behind one
-address with health (SERVING once everything is loaded), reflection and a drain.
+`FeaturesService` is the live store, `CatalogService` the log of items, `FunnelService` the gateway.
+`Server` puts services behind one address with health (SERVING once everything is loaded),
+reflection and a drain.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ from funnel.errors import (
 )
 from funnel.host import Host as Host
 from funnel.host import Tell
+from funnel.intake import Intake, item_of, taken_in
+from funnel.overlay import Change
 from funnel.page import Ask, Page
 from protos import (
+    catalog_pb2,
+    catalog_pb2_grpc,
     features_pb2,
     features_pb2_grpc,
     funnel_pb2,
@@ -45,6 +50,7 @@ from protos import (
 
 if TYPE_CHECKING:
     from features.store import Store
+    from funnel.live import CatalogueLog
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,7 @@ DETAIL_CHARACTERS = 600  # an error travels in a header of at most 8 KiB, percen
 
 STAGES = {name: f"funnel.v1.{name.capitalize()}" for name in config.STAGES}
 REGISTER: dict[str, Callable[[Any, grpc.Server], None]] = {
+    "catalog": catalog_pb2_grpc.add_CatalogServicer_to_server,
     "features": features_pb2_grpc.add_FeaturesServicer_to_server,
     "funnel": funnel_pb2_grpc.add_FunnelServicer_to_server,
 }
@@ -145,6 +152,49 @@ class FeaturesService(features_pb2_grpc.FeaturesServicer):
             return features_pb2.DeleteUserReply(existed=existed)
 
 
+class CatalogService(catalog_pb2_grpc.CatalogServicer):
+    """Items between generations; `intake` knows the published generation's columns."""
+
+    name = "funnel.v1.Catalog"
+
+    def __init__(self, log: CatalogueLog, intake: Callable[[], Intake]):
+        self.log, self.intake = log, intake
+
+    def register(self, server: grpc.Server) -> None:
+        REGISTER["catalog"](self, server)
+
+    def start(self, tell: Tell) -> None:
+        """Nothing to load."""
+
+    def close(self) -> None:
+        """The log's store is its opener's to close."""
+
+    def Upsert(
+        self, request_iterator: Iterator[catalog_pb2.Item], context: grpc.ServicerContext
+    ) -> catalog_pb2.UpsertReply:
+        with _translated(context):
+            told = taken_in(
+                map(item_of, request_iterator),
+                self.intake(),
+                lambda items: self.log.append(Change(items)),
+            )
+        reply = catalog_pb2.UpsertReply(accepted=told.accepted, refusals=told.refusals)
+        for one in told.refused:
+            reply.refused.add(index=one.index, item_id=one.item_id[:100], reason=one.reason)
+        return reply
+
+    def Delete(
+        self, request: catalog_pb2.DeleteItemsRequest, context: grpc.ServicerContext
+    ) -> catalog_pb2.DeleteReply:
+        with _translated(context):
+            ids = tuple(dict.fromkeys(request.item_ids))
+            if not all(ids):
+                raise BadQuery("one of item_ids is empty")
+            if ids:
+                self.log.append(Change(None, ids))
+            return catalog_pb2.DeleteReply(deleted=len(ids))
+
+
 def _named(user_id: str) -> str:
     if not user_id:
         raise BadQuery("user_id is empty")
@@ -171,6 +221,8 @@ class Pages(Protocol):
     """Who answers for the public service: the gateway."""
 
     def page(self, ask: Ask, deadline: float) -> Page: ...
+
+    def suggest(self, prefix: str, limit: int) -> Sequence[Suggestion]: ...
 
 
 class FunnelService(funnel_pb2_grpc.FunnelServicer):
@@ -204,6 +256,12 @@ class FunnelService(funnel_pb2_grpc.FunnelServicer):
         self, request: funnel_pb2.SimilarRequest, context: grpc.ServicerContext
     ) -> funnel_pb2.Page:
         return self._page(request, context)
+
+    def Suggest(
+        self, request: funnel_pb2.SuggestRequest, context: grpc.ServicerContext
+    ) -> funnel_pb2.Suggestions:
+        with _translated(context):
+            return wire.suggestions(self.gateway.suggest(request.prefix, request.limit))
 
     def _page(self, request: wire.PageRequest, context: grpc.ServicerContext) -> funnel_pb2.Page:
         with _translated(context):

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/catalog.proto\x12\tfunnel.v1\"\xb0\x02\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\r\n\x05\x62rand\x18\x05 \x01(\t\x12\x12\n\x05price\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncreated_at\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tavailable\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12\x33\n\nattributes\x18\t \x03(\x0b\x32\x1f.funnel.v1.Item.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_priceB\r\n\x0b_created_atB\x0c\n\n_available\"0\n\x0bUpsertReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x0f\n\x07refused\x18\x02 \x03(\t\"&\n\x12\x44\x65leteItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\x1e\n\x0b\x44\x65leteReply\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r2\x7f\n\x07\x43\x61talog\x12\x33\n\x06Upsert\x12\x0f.funnel.v1.Item\x1a\x16.funnel.v1.UpsertReply(\x01\x12?\n\x06\x44\x65lete\x12\x1d.funnel.v1.DeleteItemsRequest\x1a\x16.funnel.v1.DeleteReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/catalog.proto\x12\tfunnel.v1\"\xc2\x02\n\x04Item\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\x12\r\n\x05\x62rand\x18\x05 \x01(\t\x12\x12\n\x05price\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\ncreated_at\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tavailable\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12\x33\n\nattributes\x18\t \x03(\x0b\x32\x1f.funnel.v1.Item.AttributesEntry\x1a\x43\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.funnel.v1.Value:\x02\x38\x01\x42\x08\n\x06_priceB\r\n\x0b_created_atB\x0c\n\n_available\"e\n\x05Value\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x0f\n\x05truth\x18\x03 \x01(\x08H\x00\x12!\n\x04list\x18\x04 \x01(\x0b\x32\x11.funnel.v1.ValuesH\x00\x42\x06\n\x04kind\"*\n\x06Values\x12 \n\x06values\x18\x01 \x03(\x0b\x32\x10.funnel.v1.Value\"Z\n\x0bUpsertReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\'\n\x07refused\x18\x02 \x03(\x0b\x32\x16.funnel.v1.ItemRefusal\x12\x10\n\x08refusals\x18\x03 \x01(\r\"=\n\x0bItemRefusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"&\n\x12\x44\x65leteItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\"\x1e\n\x0b\x44\x65leteReply\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r2\x7f\n\x07\x43\x61talog\x12\x33\n\x06Upsert\x12\x0f.funnel.v1.Item\x1a\x16.funnel.v1.UpsertReply(\x01\x12?\n\x06\x44\x65lete\x12\x1d.funnel.v1.DeleteItemsRequest\x1a\x16.funnel.v1.DeleteReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ITEM_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_ITEM_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_ITEM']._serialized_start=36
-  _globals['_ITEM']._serialized_end=340
+  _globals['_ITEM']._serialized_end=358
   _globals['_ITEM_ATTRIBUTESENTRY']._serialized_start=252
-  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_end=301
-  _globals['_UPSERTREPLY']._serialized_start=342
-  _globals['_UPSERTREPLY']._serialized_end=390
-  _globals['_DELETEITEMSREQUEST']._serialized_start=392
-  _globals['_DELETEITEMSREQUEST']._serialized_end=430
-  _globals['_DELETEREPLY']._serialized_start=432
-  _globals['_DELETEREPLY']._serialized_end=462
-  _globals['_CATALOG']._serialized_start=464
-  _globals['_CATALOG']._serialized_end=591
+  _globals['_ITEM_ATTRIBUTESENTRY']._serialized_end=319
+  _globals['_VALUE']._serialized_start=360
+  _globals['_VALUE']._serialized_end=461
+  _globals['_VALUES']._serialized_start=463
+  _globals['_VALUES']._serialized_end=505
+  _globals['_UPSERTREPLY']._serialized_start=507
+  _globals['_UPSERTREPLY']._serialized_end=597
+  _globals['_ITEMREFUSAL']._serialized_start=599
+  _globals['_ITEMREFUSAL']._serialized_end=660
+  _globals['_DELETEITEMSREQUEST']._serialized_start=662
+  _globals['_DELETEITEMSREQUEST']._serialized_end=700
+  _globals['_DELETEREPLY']._serialized_start=702
+  _globals['_DELETEREPLY']._serialized_end=732
+  _globals['_CATALOG']._serialized_start=734
+  _globals['_CATALOG']._serialized_end=861
 # @@protoc_insertion_point(module_scope)
