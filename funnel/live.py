@@ -17,11 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from features.store import Store, order
+from funnel.config import Config
 from funnel.errors import Unavailable
+from funnel.generation import Generation
+from funnel.host import KEPT
 from funnel.overlay import Applied, Change, LiveCatalogue
 from funnel.types import Rows
 
@@ -176,3 +180,42 @@ class Follower:
             except Exception:  # the thread must outlive what nobody thought of
                 log.exception("the catalogue's log could not be applied at %s", self.position)
                 self._stop.wait(RETRY_S)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveGeneration:
+    """A generation with a live catalogue. Who must hear of upserts joins `follower.upserts` before
+    somebody starts it."""
+
+    generation: Generation
+    follower: Follower
+
+
+class LiveGenerations:
+    """The generations of this process, each with its one live catalogue and who follows the log.
+
+    What serves a generation shares it. The last ones stay; those before are no longer followed.
+    """
+
+    def __init__(self, config: Config, store: Store):
+        self.root = Path(config.build.root)
+        self.log = CatalogueLog(store, config.store.catalogue_length)
+        self._open: dict[str, LiveGeneration] = {}
+        self._lock = threading.Lock()
+
+    def open(self, id: str) -> LiveGeneration:
+        """Raises what the opening of a generation raises."""
+        with self._lock:
+            if id not in self._open:
+                generation = Generation.open(self.root / id, live=True)
+                assert isinstance(generation.items, LiveCatalogue)
+                position = generation.manifest.catalog_position
+                follower = Follower(self.log, generation.items, position)
+                self._open[id] = LiveGeneration(generation, follower)
+                for old in [*self._open][: -KEPT - 1]:
+                    self._open.pop(old).follower.close()
+            return self._open[id]
+
+    def close(self) -> None:
+        for held in self._open.values():
+            held.follower.close()

@@ -12,14 +12,16 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from funnel.config import STAGES, Config, Scene
 from funnel.generation import Generation
 from funnel.stage import Chain, Deadline, Fallback, Hydrator, Observed, Stage
-from funnel.types import Candidates, Query, Step
+from funnel.types import Candidates, Query, Rows, Step
 from recall.popular import Popular
 
 Report = Callable[[Query, Step], None]
+Upsert = Callable[[Rows, pa.Table], None]  # rows, and the items that they are now
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,19 @@ def local(
     counters: Hydrator,
     names: tuple[str, ...] = STAGES,
     pool: Executor | None = None,
+    follow: Callable[[Upsert], None] = lambda upsert: None,
 ) -> dict[str, dict[str, Stage]]:
     """The stages themselves, in this process: scene -> stage name -> stage.
 
-    Only the folders named are imported, so a process that serves prerank needs no torch.
+    Only the folders named are imported, so a process that serves prerank needs no torch. `follow`
+    gets what must be told of every upsert to a live catalogue.
     """
     scenes: dict[str, dict[str, Stage]] = {name: {} for name in config.scenes}
     if "recall" in names:
         import recall
 
         parts = recall.Parts.open(generation, config)
+        follow(parts.upsert)
         for scene in scenes:
             scenes[scene]["recall"] = recall.build(generation, config, scene, pool, parts)
     if "prerank" in names:
