@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import logging
 import re
 import time
 import uuid
@@ -24,14 +25,31 @@ import numpy as np
 
 from funnel.catalogue import Catalogue
 from funnel.config import Config, Scene
-from funnel.errors import BadQuery, FunnelError, NotFound
+from funnel.errors import BadQuery, FunnelError, NotFound, Unavailable
 from funnel.generation import Generation
 from funnel.log import Logged, RequestLog
 from funnel.page import Ask, Facet, Hit, Page
 from funnel.pipeline import Pipeline
-from funnel.types import NO_ITEM, NO_ROWS, Array, Candidates, History, Query, Rows, Step
+from funnel.predicate import check, parse
+from funnel.types import (
+    NO_ITEM,
+    NO_ROWS,
+    Array,
+    Candidates,
+    History,
+    Predicate,
+    Query,
+    Rows,
+    Step,
+    Suggestion,
+    taken,
+)
+
+log = logging.getLogger(__name__)
 
 MAX_TEXT = 1000
+MAX_BLOCKED = 10_000
+SUGGESTED = 10  # where the request does not say
 REASONS = {
     "bm25": "has the words",
     "vector": "close by vector",
@@ -51,6 +69,12 @@ class Recent(Protocol):
     def times(self) -> Sequence[int]: ...
 
 
+class Completes(Protocol):
+    """Who knows what users may be about to type."""
+
+    def complete(self, prefix: str, limit: int) -> Sequence[Suggestion]: ...
+
+
 class Users(Protocol):
     """Where histories come from: the live store, or a replay's own."""
 
@@ -59,10 +83,29 @@ class Users(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Serving:
-    """One generation and the funnels that answer for it, scene by scene."""
+    """One generation and the funnels that answer for it, scene by scene.
+
+    `catch_up` applies what is next in the catalogue's log, and says how much that was.
+    """
 
     generation: Generation
     pipelines: Mapping[str, Pipeline]
+    completes: Completes | None = None
+    catch_up: Callable[[], int] = lambda: 0
+
+    def known(self, candidates: Candidates) -> Candidates:
+        """The candidates that the catalogue has here and now: stages may have heard of new items
+        first, and of deletions last."""
+        items, rows = self.generation.items, candidates.rows
+        try:
+            while len(rows) and rows.max() >= len(items) and self.catch_up():
+                pass
+        except Unavailable as error:
+            log.warning("a page does without items that are not known here: %s", error)
+        there = rows < len(items)
+        if (alive := items.alive) is not None:
+            there &= taken(alive, rows, False)
+        return candidates if there.all() else candidates.take(np.flatnonzero(there))
 
 
 @dataclass(eq=False)
@@ -83,7 +126,7 @@ class Gateway:
         query, served, steps = self.query(ask, serving.generation)
         query = replace(query, deadline=deadline)
         left = serving.pipelines[ask.scene].trail(query)
-        page, faced = left["rerank"], left["recall"]
+        page, faced = serving.known(left["rerank"]), serving.known(left["recall"])
         steps = (*steps, *page.steps)
         degraded = tuple(f"{step.name}: {step.fault}" for step in steps if step.fault)
         ms = 1e3 * (time.perf_counter() - start)
@@ -101,6 +144,11 @@ class Gateway:
             degraded=degraded,
             ms=ms,
         )
+
+    def suggest(self, prefix: str, limit: int = 0) -> Sequence[Suggestion]:
+        """What a user who typed `prefix` may mean; nothing where the generation has none."""
+        completes = self.serving.completes
+        return completes.complete(prefix, limit or SUGGESTED) if completes is not None else ()
 
     def query(self, ask: Ask, generation: Generation) -> tuple[Query, Rows, tuple[Step, ...]]:
         """The query, the rows that earlier pages showed, and the steps it took to make it."""
@@ -129,8 +177,9 @@ class Gateway:
             limit=limit,
             history=history,
             user=user_columns(ask.user_id, generation, self.config),
-            filters=ask.filters,
-            excluded=np.unique(np.concatenate([done, served, own])),
+            filters=conditions(ask, generation, self.config),
+            sort=ask.sort,
+            excluded=np.unique(np.concatenate([done, served, own, blocked(ask, generation)])),
             generation=generation.id,
             trace=ask.trace,
         )
@@ -179,10 +228,33 @@ def _item(ask: Ask, generation: Generation) -> int:
         if ask.scene == "similar":
             raise BadQuery("item_id is empty: similar to what?")
         return NO_ITEM
-    row = generation.items.row(ask.item_id)
-    if row == NO_ITEM:
+    row, alive = generation.items.row(ask.item_id), generation.items.alive
+    if row == NO_ITEM or (alive is not None and not alive[row]):
         raise NotFound(f"no item '{ask.item_id}' in generation {generation.id}")
     return row
+
+
+def filterable(generation: Generation, config: Config) -> tuple[str, ...]:
+    """The attributes that requests may filter on: those that the config names and the catalogue
+    has."""
+    items, kinds = generation.items, ("number", "codes", "offsets")
+    return tuple(n for n in config.data.filterable if any(items.has(kind, n) for kind in kinds))
+
+
+def conditions(ask: Ask, generation: Generation, config: Config) -> tuple[Predicate, ...]:
+    """All that must hold. Raises `BadQuery` for too many conditions, or for a text that is none."""
+    check(ask.filters)
+    if not ask.where.strip():
+        return ask.filters
+    return (*ask.filters, parse(ask.where, filterable(generation, config)))
+
+
+def blocked(ask: Ask, generation: Generation) -> Rows:
+    """The rows of the items that the caller blocks; what the generation lacks cannot come."""
+    if len(ask.blocked) > MAX_BLOCKED:
+        raise BadQuery(f"{len(ask.blocked)} items are blocked, at most {MAX_BLOCKED} may be")
+    rows = generation.items.rows(ask.blocked)
+    return rows[rows != NO_ITEM]
 
 
 def _served(cursor: str, generation: str) -> Rows:
@@ -251,7 +323,7 @@ def hits(
 ) -> tuple[Hit, ...]:
     """The page for people: titles, attributes, highlights and a reason."""
     items, n = generation.items, len(page)
-    ids, shown = items.item_ids(page.rows), items.table.take(page.rows.astype(np.int64))
+    ids, shown = items.item_ids(page.rows), items.take(page.rows)
     titles = shown.column("title").to_pylist()
     names = [name for name in config.data.filterable if name in shown.column_names]
     attributes = {name: shown.column(name).to_pylist() for name in names}
@@ -318,15 +390,15 @@ def facets(
 def _facet(name: str, rows: Rows, items: Catalogue, known: list[str], most: int) -> Facet:
     if name not in known:
         raise BadQuery(f"facet '{name}' is not a categorical attribute; known: {', '.join(known)}")
-    codes = items.codes(name)
-    if items.has("offsets", name):
-        offsets = items.offsets(name)
-        sizes = offsets[rows + 1] - offsets[rows]
-        starts = np.repeat(offsets[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-        found = codes[starts + np.arange(sizes.sum())] if len(rows) else codes[:0]
-    else:
-        found = codes[rows]
+    with items.still():
+        codes, values = items.codes(name), items.values(name)
+        if items.has("offsets", name):
+            starts, ends = items.bounds(name)
+            sizes = ends[rows] - starts[rows]
+            first = np.repeat(starts[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
+            found = codes[first + np.arange(sizes.sum())] if len(rows) else codes[:0]
+        else:
+            found = codes[rows]
     counts = np.bincount(found[found >= 0], minlength=1)
     order = np.argsort(-counts, kind="stable")[:most]
-    values = items.values(name)
     return Facet(name, tuple((values[code], int(counts[code])) for code in order if counts[code]))

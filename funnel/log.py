@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from funnel.errors import BadData, Unavailable
-from funnel.types import Array, Candidates, Filter, History, Query
+from funnel.predicate import plain, read_plain
+from funnel.types import Array, Candidates, History, Query
 
 log = logging.getLogger(__name__)
 REQUESTS = pa.schema(
@@ -43,6 +44,7 @@ REQUESTS = pa.schema(
         ("history_times", pa.list_(pa.int64())),
         ("user", pa.string()),  # JSON: name -> number or list of numbers
         ("filters", pa.string()),  # JSON: list of conditions
+        ("sort", pa.string()),
         ("excluded", pa.list_(pa.int32())),
         ("generation", pa.string()),
         ("variants", pa.string()),  # JSON: experiment -> variant
@@ -147,9 +149,8 @@ def _request(entry: Logged) -> dict[str, Any]:
         "history_actions": query.history.actions,
         "history_times": query.history.times,
         "user": json.dumps({k: np.asarray(v).tolist() for k, v in query.user.items()}),
-        "filters": json.dumps(
-            [[f.attribute, list(f.any_of), f.low, f.high, f.exclude] for f in query.filters]
-        ),
+        "filters": json.dumps([plain(condition) for condition in query.filters]),
+        "sort": query.sort,
         "excluded": query.excluded,
         "generation": query.generation,
         "variants": json.dumps(dict(query.variants)),
@@ -186,10 +187,7 @@ def _logged(request: Mapping[str, Any], part: Mapping[str, Array]) -> Logged:
         np.asarray(request["history_actions"], np.int8),
         np.asarray(request["history_times"], np.int64),
     )
-    filters = tuple(
-        Filter(name, tuple(any_of), low, high, exclude)
-        for name, any_of, low, high, exclude in json.loads(request.get("filters") or "[]")
-    )
+    filters = tuple(map(read_plain, json.loads(request.get("filters") or "[]")))
     query = Query(
         request_id=request["request_id"],
         scene=request["scene"],
@@ -201,6 +199,7 @@ def _logged(request: Mapping[str, Any], part: Mapping[str, Array]) -> Logged:
         history=history,
         user={k: np.asarray(v) for k, v in json.loads(request.get("user") or "{}").items()},
         filters=filters,
+        sort=request.get("sort") or "",
         excluded=np.asarray(request.get("excluded") or [], np.int32),
         generation=request.get("generation") or "",
         variants=json.loads(request.get("variants") or "{}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from funnel.types import Filter, Step
+from funnel.types import Predicate, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,11 @@ class Ask:
     user_id: str = ""
     text: str = ""
     item_id: str = ""
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Predicate, ...] = ()  # all must hold
+    where: str = ""  # one more, as text (funnel.predicate)
     facets: tuple[str, ...] = ()
+    sort: str = ""  # a numeric attribute, `-` before it: highest first
+    blocked: tuple[str, ...] = ()  # items that must not come
     limit: int = 0
     cursor: str = ""
     trace: int = 0

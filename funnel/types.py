@@ -45,7 +45,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """One condition on one attribute; all the conditions of a query must hold.
+    """One condition on one attribute.
 
     `any_of` keeps items whose attribute (or one of its values) is in the list; `low`/`high` are
     inclusive bounds on a numeric attribute. `exclude` turns the condition round. An item without
@@ -57,6 +57,28 @@ class Filter:
     low: float | None = None
     high: float | None = None
     exclude: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Holds where every part does; without parts everywhere."""
+
+    parts: tuple[Predicate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Holds where one of the parts does; without parts nowhere."""
+
+    parts: tuple[Predicate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    part: Predicate
+
+
+Predicate = Filter | All | AnyOf | Not
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,12 +99,22 @@ class Query:
     limit: int = 20
     history: History = field(default_factory=History)
     user: Mapping[str, Array] = field(default_factory=dict)
-    filters: tuple[Filter, ...] = ()
+    filters: tuple[Predicate, ...] = ()  # all must hold
     excluded: Rows = field(default_factory=lambda: NO_ROWS)  # must not be returned
+    sort: str = ""  # a numeric attribute, `-` before it: highest first; empty: by relevance
     generation: str = ""
     variants: Mapping[str, str] = field(default_factory=dict)
     trace: int = 0  # 0 counts and times only, 1 keeps every channel's columns
     deadline: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What a user may be about to type."""
+
+    text: str
+    score: float
+    corrected: bool = False  # it does not begin like what was typed, but like what was meant
 
 
 @dataclass(frozen=True, slots=True)

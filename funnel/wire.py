@@ -10,6 +10,7 @@ of the bytes that came in. A message that is not what it says raises `BadQuery` 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -17,7 +18,20 @@ from google.protobuf.message import DecodeError, Message
 from funnel.columns import DTYPES, array_of, blocks, flat, kind_of, unpack
 from funnel.errors import BadQuery
 from funnel.page import Ask, Facet, Hit, Page
-from funnel.types import NO_ITEM, Array, Candidates, Filter, History, Query, Step
+from funnel.types import (
+    NO_ITEM,
+    All,
+    AnyOf,
+    Array,
+    Candidates,
+    Filter,
+    History,
+    Not,
+    Predicate,
+    Query,
+    Step,
+    Suggestion,
+)
 from protos import funnel_pb2, stage_pb2
 
 M = TypeVar("M")
@@ -163,6 +177,7 @@ def _query(query: Query) -> stage_pb2.Query:
         generation=query.generation,
         variants=query.variants,
         trace=query.trace,
+        sort=query.sort,
     )
     for (dtype, shape), block in blocks(query.user, ()).items():
         values = b"".join([flat(column, dtype) for column in block.values()])
@@ -198,22 +213,32 @@ def read_query(message: stage_pb2.Query, deadline: float = float("inf")) -> Quer
         generation=message.generation,
         variants=dict(message.variants),
         trace=message.trace,
+        sort=message.sort,
         deadline=deadline,
     )
 
 
-def _filter(condition: Filter) -> stage_pb2.Filter:
-    return made(
-        stage_pb2.Filter,
-        attribute=condition.attribute,
-        any_of=condition.any_of,
-        low=condition.low,
-        high=condition.high,
-        exclude=condition.exclude,
-    )
+def _filter(predicate: Predicate) -> stage_pb2.Filter:
+    match predicate:
+        case Filter(name, any_of, low, high, exclude):
+            fields = {"any_of": any_of, "low": low, "high": high, "exclude": exclude}
+            return made(stage_pb2.Filter, attribute=name, **fields)
+        case All(parts):
+            return stage_pb2.Filter(all=stage_pb2.Filters(parts=map(_filter, parts)))
+        case AnyOf(parts):
+            return stage_pb2.Filter(any=stage_pb2.Filters(parts=map(_filter, parts)))
+        case Not(part):
+            return made(stage_pb2.Filter, **{"not": _filter(part)})
 
 
-def _read_filter(message: stage_pb2.Filter) -> Filter:
+def _read_filter(message: stage_pb2.Filter) -> Predicate:
+    match message.WhichOneof("group"):
+        case "all":
+            return All(tuple(map(_read_filter, message.all.parts)))
+        case "any":
+            return AnyOf(tuple(map(_read_filter, message.any.parts)))
+        case "not":
+            return Not(_read_filter(getattr(message, "not")))
     return Filter(
         message.attribute,
         tuple(message.any_of),
@@ -243,6 +268,9 @@ def ask(message: PageRequest) -> Ask:
         text=message.query if isinstance(message, funnel_pb2.SearchRequest) else "",
         item_id=message.item_id if isinstance(message, funnel_pb2.SimilarRequest) else "",
         filters=tuple(map(_read_filter, message.filters)),
+        where=message.where,
+        sort=message.sort,
+        blocked=tuple(message.blocked),
         facets=tuple(message.facets) if isinstance(message, funnel_pb2.SearchRequest) else (),
         limit=message.limit,
         cursor=message.cursor,
@@ -258,6 +286,9 @@ def page_request(asked: Ask) -> PageRequest:
         "scene": asked.scene,
         "user_id": asked.user_id,
         "filters": [_filter(condition) for condition in asked.filters],
+        "where": asked.where,
+        "sort": asked.sort,
+        "blocked": asked.blocked,
         "limit": asked.limit,
         "cursor": asked.cursor,
         "trace": asked.trace,
@@ -272,6 +303,14 @@ def page_request(asked: Ask) -> PageRequest:
     if asked.text or asked.facets or asked.scene == "search":
         return made(funnel_pb2.SearchRequest, query=asked.text, facets=list(asked.facets), **shared)
     return made(funnel_pb2.RecommendRequest, **shared)
+
+
+def suggestions(found: Sequence[Suggestion]) -> funnel_pb2.Suggestions:
+    return funnel_pb2.Suggestions(
+        suggestions=[
+            funnel_pb2.Suggestion(text=s.text, score=s.score, corrected=s.corrected) for s in found
+        ]
+    )
 
 
 def page(made: Page) -> funnel_pb2.Page:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SearchRequest(_message.Message):
-    __slots__ = ("user_id", "query", "filters", "facets", "limit", "cursor", "trace", "request_id", "at", "scene")
+    __slots__ = ("user_id", "query", "filters", "facets", "limit", "cursor", "trace", "request_id", "at", "scene", "where", "sort", "blocked")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,9 @@ class SearchRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     SCENE_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    SORT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     query: str
     filters: _containers.RepeatedCompositeFieldContainer[_stage_pb2.Filter]
@@ -29,10 +32,13 @@ class SearchRequest(_message.Message):
     request_id: str
     at: int
     scene: str
-    def __init__(self, user_id: _Optional[str] = ..., query: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., facets: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ..., scene: _Optional[str] = ...) -> None: ...
+    where: str
+    sort: str
+    blocked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, user_id: _Optional[str] = ..., query: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., facets: _Optional[_Iterable[str]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ..., scene: _Optional[str] = ..., where: _Optional[str] = ..., sort: _Optional[str] = ..., blocked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user_id", "scene", "filters", "limit", "cursor", "trace", "request_id", "at")
+    __slots__ = ("user_id", "scene", "filters", "limit", "cursor", "trace", "request_id", "at", "where", "sort", "blocked")
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     SCENE_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +47,9 @@ class RecommendRequest(_message.Message):
     TRACE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    SORT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
     user_id: str
     scene: str
     filters: _containers.RepeatedCompositeFieldContainer[_stage_pb2.Filter]
@@ -49,10 +58,13 @@ class RecommendRequest(_message.Message):
     trace: int
     request_id: str
     at: int
-    def __init__(self, user_id: _Optional[str] = ..., scene: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ...) -> None: ...
+    where: str
+    sort: str
+    blocked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, user_id: _Optional[str] = ..., scene: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ..., where: _Optional[str] = ..., sort: _Optional[str] = ..., blocked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SimilarRequest(_message.Message):
-    __slots__ = ("item_id", "user_id", "filters", "limit", "cursor", "trace", "request_id", "at", "scene")
+    __slots__ = ("item_id", "user_id", "filters", "limit", "cursor", "trace", "request_id", "at", "scene", "where", "sort", "blocked")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     FILTERS_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +74,9 @@ class SimilarRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     SCENE_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    SORT_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     user_id: str
     filters: _containers.RepeatedCompositeFieldContainer[_stage_pb2.Filter]
@@ -71,10 +86,13 @@ class SimilarRequest(_message.Message):
     request_id: str
     at: int
     scene: str
-    def __init__(self, item_id: _Optional[str] = ..., user_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ..., scene: _Optional[str] = ...) -> None: ...
+    where: str
+    sort: str
+    blocked: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, item_id: _Optional[str] = ..., user_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ..., scene: _Optional[str] = ..., where: _Optional[str] = ..., sort: _Optional[str] = ..., blocked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("item_id", "score", "title", "attributes", "highlight", "why", "position", "sponsored", "evidence")
+    __slots__ = ("item_id", "score", "title", "attributes", "highlight", "why", "position", "sponsored", "evidence", "passage")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +116,7 @@ class Hit(_message.Message):
     POSITION_FIELD_NUMBER: _ClassVar[int]
     SPONSORED_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    PASSAGE_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     score: float
     title: str
@@ -107,7 +126,26 @@ class Hit(_message.Message):
     position: int
     sponsored: bool
     evidence: _containers.ScalarMap[str, float]
-    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., title: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., highlight: _Optional[str] = ..., why: _Optional[str] = ..., position: _Optional[int] = ..., sponsored: _Optional[bool] = ..., evidence: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    passage: Passage
+    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., title: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., highlight: _Optional[str] = ..., why: _Optional[str] = ..., position: _Optional[int] = ..., sponsored: _Optional[bool] = ..., evidence: _Optional[_Mapping[str, float]] = ..., passage: _Optional[_Union[Passage, _Mapping]] = ...) -> None: ...
+
+class Passage(_message.Message):
+    __slots__ = ("passage_id", "parent_id", "start", "end", "text", "before", "after")
+    PASSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    passage_id: str
+    parent_id: str
+    start: int
+    end: int
+    text: str
+    before: _containers.RepeatedCompositeFieldContainer[Passage]
+    after: _containers.RepeatedCompositeFieldContainer[Passage]
+    def __init__(self, passage_id: _Optional[str] = ..., parent_id: _Optional[str] = ..., start: _Optional[int] = ..., end: _Optional[int] = ..., text: _Optional[str] = ..., before: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ..., after: _Optional[_Iterable[_Union[Passage, _Mapping]]] = ...) -> None: ...
 
 class FacetValue(_message.Message):
     __slots__ = ("value", "count")
@@ -117,13 +155,29 @@ class FacetValue(_message.Message):
     count: int
     def __init__(self, value: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
+class FacetBucket(_message.Message):
+    __slots__ = ("low", "high", "count")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    low: float
+    high: float
+    count: int
+    def __init__(self, low: _Optional[float] = ..., high: _Optional[float] = ..., count: _Optional[int] = ...) -> None: ...
+
 class Facet(_message.Message):
-    __slots__ = ("attribute", "values")
+    __slots__ = ("attribute", "values", "min", "max", "buckets")
     ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
     attribute: str
     values: _containers.RepeatedCompositeFieldContainer[FacetValue]
-    def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ...) -> None: ...
+    min: float
+    max: float
+    buckets: _containers.RepeatedCompositeFieldContainer[FacetBucket]
+    def __init__(self, attribute: _Optional[str] = ..., values: _Optional[_Iterable[_Union[FacetValue, _Mapping]]] = ..., min: _Optional[float] = ..., max: _Optional[float] = ..., buckets: _Optional[_Iterable[_Union[FacetBucket, _Mapping]]] = ...) -> None: ...
 
 class Page(_message.Message):
     __slots__ = ("hits", "facets", "total", "request_id", "generation", "variants", "cursor", "steps", "degraded", "ms")

@@ -53,21 +53,32 @@ class History(_message.Message):
     def __init__(self, rows: _Optional[bytes] = ..., actions: _Optional[bytes] = ..., times: _Optional[bytes] = ...) -> None: ...
 
 class Filter(_message.Message):
-    __slots__ = ("attribute", "any_of", "low", "high", "exclude")
+    __slots__ = ("attribute", "any_of", "low", "high", "exclude", "all", "any")
     ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
     ANY_OF_FIELD_NUMBER: _ClassVar[int]
     LOW_FIELD_NUMBER: _ClassVar[int]
     HIGH_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    NOT_FIELD_NUMBER: _ClassVar[int]
     attribute: str
     any_of: _containers.RepeatedScalarFieldContainer[str]
     low: float
     high: float
     exclude: bool
-    def __init__(self, attribute: _Optional[str] = ..., any_of: _Optional[_Iterable[str]] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., exclude: _Optional[bool] = ...) -> None: ...
+    all: Filters
+    any: Filters
+    def __init__(self, attribute: _Optional[str] = ..., any_of: _Optional[_Iterable[str]] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., exclude: _Optional[bool] = ..., all: _Optional[_Union[Filters, _Mapping]] = ..., any: _Optional[_Union[Filters, _Mapping]] = ..., **kwargs) -> None: ...
+
+class Filters(_message.Message):
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[Filter]
+    def __init__(self, parts: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("request_id", "scene", "user_id", "text", "item", "at", "limit", "history", "user", "filters", "excluded", "generation", "variants", "trace")
+    __slots__ = ("request_id", "scene", "user_id", "text", "item", "at", "limit", "history", "user", "filters", "excluded", "generation", "variants", "trace", "sort")
     class VariantsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +100,7 @@ class Query(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     VARIANTS_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
+    SORT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     scene: str
     user_id: str
@@ -103,7 +115,8 @@ class Query(_message.Message):
     generation: str
     variants: _containers.ScalarMap[str, str]
     trace: int
-    def __init__(self, request_id: _Optional[str] = ..., scene: _Optional[str] = ..., user_id: _Optional[str] = ..., text: _Optional[str] = ..., item: _Optional[int] = ..., at: _Optional[int] = ..., limit: _Optional[int] = ..., history: _Optional[_Union[History, _Mapping]] = ..., user: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., excluded: _Optional[bytes] = ..., generation: _Optional[str] = ..., variants: _Optional[_Mapping[str, str]] = ..., trace: _Optional[int] = ...) -> None: ...
+    sort: str
+    def __init__(self, request_id: _Optional[str] = ..., scene: _Optional[str] = ..., user_id: _Optional[str] = ..., text: _Optional[str] = ..., item: _Optional[int] = ..., at: _Optional[int] = ..., limit: _Optional[int] = ..., history: _Optional[_Union[History, _Mapping]] = ..., user: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., excluded: _Optional[bytes] = ..., generation: _Optional[str] = ..., variants: _Optional[_Mapping[str, str]] = ..., trace: _Optional[int] = ..., sort: _Optional[str] = ...) -> None: ...
 
 class StageRequest(_message.Message):
     __slots__ = ("query", "candidates", "data")

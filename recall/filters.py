@@ -7,18 +7,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.errors import BadQuery
 from funnel.generation import Generation
-from funnel.types import NO_ITEM, Array, Filter, Query
-
-Mask = NDArray[np.bool_]
+from funnel.types import NO_ITEM, All, AnyOf, Array, Filter, Not, Predicate, Query
+from recall.masks import Mask, Masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +26,7 @@ class Filters:
     items: Catalogue
     kinds: dict[str, str]  # filterable attribute -> codes, offsets or number
     standing: Standing
+    masks: Masks = field(default_factory=Masks)
 
     @staticmethod
     def open(generation: Generation, config: Config) -> Filters:
@@ -63,9 +62,32 @@ class Filters:
             mask[excluded] = False
         return mask
 
-    def holds(self, condition: Filter) -> Mask:
-        """(n,) True where the condition holds. An item without the attribute fails a condition and
-        passes an excluded one."""
+    def holds(self, predicate: Predicate) -> Mask:
+        """(n,) True where the predicate holds. An item without the attribute fails a condition and
+        passes an excluded one. Nobody may write into the mask."""
+        match predicate:
+            case Filter():
+                plain = replace(predicate, exclude=False)
+                held = self.masks.of(plain, self.items.version, self._condition)
+                return ~held if predicate.exclude else held
+            case Not(part):
+                return ~self.holds(part)
+            case All(parts):
+                return self._joined(parts, np.logical_and, True)
+            case AnyOf(parts):
+                return self._joined(parts, np.logical_or, False)
+
+    def _joined(self, parts: Sequence[Predicate], join: np.ufunc, empty: bool) -> Mask:
+        if not parts:
+            return np.full(len(self.items), empty)
+        if len(parts) == 1:
+            return self.holds(parts[0])
+        mask: Mask = join(self.holds(parts[0]), self.holds(parts[1]))
+        for part in parts[2:]:
+            join(mask, self.holds(part), out=mask)
+        return mask
+
+    def _condition(self, condition: Filter) -> Mask:
         name = condition.attribute
         if name not in self.kinds:
             known = ", ".join(self.kinds) or "nothing"
@@ -76,33 +98,32 @@ class Filters:
                 f"the filter on '{name}' needs either values or bounds, not both or neither"
             )
         if self.kinds[name] == "number":
-            held = self._number(condition)
-        elif bounded:
+            return self._number(condition)
+        if bounded:
             raise BadQuery(f"'{name}' has values, not numbers: filter it by values")
-        else:
-            held = self._value(condition)
-        return ~held if condition.exclude else held
+        return self._value(condition)
 
     def _number(self, condition: Filter) -> Mask:
         name, values = condition.attribute, self.items.numbers(condition.attribute)
         if condition.any_of:
-            return np.isin(values, [_number(name, text) for text in condition.any_of])
+            wanted = [_number(name, text) for text in condition.any_of]
+            return np.isin(values, wanted) if len(wanted) > 4 else equal(values, wanted)
         low = -math.inf if condition.low is None else condition.low
         high = math.inf if condition.high is None else condition.high
         if math.isnan(low) or math.isnan(high):
             raise BadQuery(f"a bound of the filter on '{name}' is not a number")
         if low > high:
             raise BadQuery(f"the filter {low:g} <= {name} <= {high:g} is empty: swap the bounds")
-        held: Mask = (values >= low) & (values <= high)
+        held: Mask = values >= low
+        if math.isfinite(high):
+            held &= values <= high
         return held
 
     def _value(self, condition: Filter) -> Mask:
         name, known = condition.attribute, self.items.values(condition.attribute)
-        wanted = np.zeros(len(known) + 1, bool)  # the last place is for -1: no value
-        for value in condition.any_of:
-            for low, high in spans(value, known, self.items.ordered(name)):
-                wanted[low:high] = True
-        found: Mask = wanted[self.items.codes(name)]
+        ordered = self.items.ordered(name)
+        places = [place for value in condition.any_of for place in spans(value, known, ordered)]
+        found = within(self.items.codes(name), places, len(known))
         return found if self.kinds[name] == "codes" else any_of(found, *self.items.bounds(name))
 
 
@@ -148,6 +169,28 @@ def spans(value: str, known: Sequence[str], ordered: int | None = None) -> list[
         if known[place] == value or known[place].startswith(value + "/")
     ]
     return [(at, at + exact), below, *new]
+
+
+def within(codes: Array, places: Sequence[tuple[int, int]], known: int) -> Mask:
+    """(n,) whether the code lies in one of the places [low, high), of `known` codes."""
+    places = [(low, high) for low, high in places if low < high]
+    if len(places) > 4:  # a table is quicker than so many comparisons
+        wanted = np.zeros(known + 1, bool)  # the last place is for -1: no value
+        for low, high in places:
+            wanted[low:high] = True
+        return wanted[codes]
+    found = np.zeros(len(codes), bool)
+    for low, high in places:
+        # One comparison for two: below `low` wraps round to a very large number.
+        found |= (codes - np.int32(low)).view(np.uint32) < np.uint32(high - low)
+    return found
+
+
+def equal(values: Array, wanted: Sequence[float]) -> Mask:
+    found = values == wanted[0]
+    for value in wanted[1:]:
+        found |= values == value
+    return np.asarray(found)
 
 
 def any_of(found: Mask, starts: Array, ends: Array) -> Mask:
