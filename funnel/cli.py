@@ -294,6 +294,25 @@ def search(
 
 
 @app.command()
+def suggest(
+    prefix: Annotated[str, typer.Argument(help="What was typed so far.")],
+    limit: Limit = 0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """What a user who typed this much may mean."""
+    from funnel.remote import RemoteFunnel
+    from funnel.show import suggestions as shown
+
+    settings = load(config)
+    with RemoteFunnel(settings.serve.gateway) as remote:
+        if not remote.line.serving():
+            raise Unavailable(_nobody("the gateway", settings.serve.gateway, config))
+        found = remote.suggest(prefix, limit)
+    _print(found, as_json, shown(found))
+
+
+@app.command()
 def recommend(
     user: Annotated[str, typer.Argument(help="User id; one that is not known gets a cold start.")],
     limit: Limit = 0,

@@ -208,6 +208,14 @@ class Lexical(Section):
     min_hits: Positive = Field(20, description="hits that are enough; else one word fewer will do")
 
 
+class Suggest(Section):
+    """Suggestions while a user types."""
+
+    min_users: int = Field(
+        3, ge=2, description="different users that must have typed a query before others see it"
+    )
+
+
 class Vectors(Section):
     """The vectors that the build trains."""
 
@@ -292,6 +300,7 @@ class Config(Section):
     store: Store = Field(default_factory=Store)
     scenes: dict[str, Scene] = Field(default_factory=_scenes)
     lexical: Lexical = Field(default_factory=Lexical)
+    suggest: Suggest = Field(default_factory=Suggest)
     vectors: Vectors = Field(default_factory=Vectors)
     behaviour: Behaviour = Field(default_factory=Behaviour)
     prerank: Prerank = Field(default_factory=Prerank)

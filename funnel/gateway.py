@@ -48,6 +48,7 @@ from funnel.types import (
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 1000
+SUGGESTED = 10  # where the request does not say
 MAX_BLOCKED = 10_000
 SUGGESTED = 10  # where the request does not say
 REASONS = {

@@ -26,7 +26,7 @@ from funnel.errors import (
 )
 from funnel.intake import Item, Refused, Upserted, message
 from funnel.page import Ask, Page
-from funnel.types import Candidates, Query
+from funnel.types import Candidates, Query, Suggestion
 from protos import (
     catalog_pb2,
     catalog_pb2_grpc,

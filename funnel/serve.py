@@ -35,6 +35,7 @@ from funnel.service import (
 from funnel.stage import Hydrator, Stage
 from funnel.types import Array, Query, Rows
 from recall.popular import Popular
+from recall.suggest import Suggest
 
 if TYPE_CHECKING:
     from features.store import Store
@@ -236,7 +237,7 @@ class Follower:
             scene: pipeline(stages, self.config.scenes[scene], popular, self.pool, factor)
             for scene, stages in self.stages(id).items()
         }
-        return Serving(generation, funnels)
+        return Serving(generation, funnels, Suggest.open(generation))
 
     def first(self, wait_s: float = 60.0) -> Serving:
         """The published generation. Stages that are not there in time are done without."""

@@ -39,6 +39,7 @@ from funnel.host import Tell
 from funnel.intake import Intake, item_of, taken_in
 from funnel.overlay import Change
 from funnel.page import Ask, Page
+from funnel.types import Suggestion
 from protos import (
     catalog_pb2,
     catalog_pb2_grpc,

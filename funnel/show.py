@@ -14,9 +14,14 @@ from funnel.config import STAGES
 from funnel.evaluate import Figure, Report
 from funnel.page import Page
 from funnel.replay import Comparison
-from funnel.types import Step
+from funnel.types import Step, Suggestion
 
 SHOWN = ("brand", "category", "price")  # attributes that fit beside a title
+
+
+def suggestions(found: Iterable[Suggestion]) -> RenderableType:
+    rows = [(s.text, s.score, "instead of what was typed" if s.corrected else "") for s in found]
+    return table("", ("text", "score", ""), rows)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:

@@ -151,6 +151,13 @@ STEPS = (
         code=("recall/bm25.py", "recall/postings.py", "recall/text.py", "recall/simplified.py"),
         makes=both("bm25"),
     ),
+    Step(
+        "suggest",
+        after=("items", "item_stats"),
+        sections=("suggest", "data"),
+        code=("recall/suggest.py", "recall/text.py"),
+        makes=both("suggest"),
+    ),
     Step("signatures", after=("items",), sections=("data",), makes=both("dedup")),
     Step(
         "requests",
@@ -195,7 +202,7 @@ STEPS = (
     ),
     Step(
         "golden",
-        after=("train_rank", "signatures", "user_stats"),
+        after=("train_rank", "signatures", "suggest", "user_stats"),
         sections=("scenes",),
         code=("prerank", "rank", "rerank", "features", "funnel/pipeline.py"),
         makes=("golden.json",),

@@ -38,7 +38,7 @@ from funnel.page import Ask, Hit, Page
 from funnel.remote import RemoteFeatures, RemoteFunnel, RemoteStage, serving
 from funnel.service import FeaturesService, FunnelService, Server, StageService
 from funnel.stage import Chain, Cut, Stage
-from funnel.types import Candidates, History, Query
+from funnel.types import Candidates, History, Query, Suggestion
 from protos import features_pb2, features_pb2_grpc, funnel_pb2, funnel_pb2_grpc
 
 ROOT = Path(__file__).parents[2]
@@ -490,6 +490,17 @@ class Pages:
         seconds = deadline - time.monotonic()
         return Page((Hit("i1", 0.5, title),), ask.request_id, "g1", ms=seconds)
 
+    def suggest(self, prefix: str, limit: int) -> list[Suggestion]:
+        return [Suggestion(f"{prefix} {n}", n / 2, n > 0) for n in range(limit)]
+
+
+def test_suggestions_travel_whole() -> None:
+    with (
+        Server("localhost:0", [FunnelService(Pages())]) as server,
+        RemoteFunnel(server.address, 3.0) as far,
+    ):
+        assert far.suggest("鞋", 2) == [Suggestion("鞋 0", 0.0), Suggestion("鞋 1", 0.5, True)]
+
 
 def test_pages_come_from_the_method_that_fits_the_ask() -> None:
     with (
@@ -506,5 +517,5 @@ def test_pages_come_from_the_method_that_fits_the_ask() -> None:
             far.recommend("ann", limit=-1)
         stub = funnel_pb2_grpc.FunnelStub(far.line.channel)
         with pytest.raises(grpc.RpcError) as told:
-            stub.Suggest(funnel_pb2.SuggestRequest(prefix="te"), timeout=5)
+            stub.Why(funnel_pb2.WhyRequest(request_id="r"), timeout=5)
         assert told.value.code() == grpc.StatusCode.UNIMPLEMENTED
