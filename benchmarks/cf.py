@@ -31,8 +31,8 @@ from funnel.types import Array, Candidates, Query
 from jobs import als, graph, item_stats, live, spectral, swing, user_cf, wants
 from jobs.wants import Wants
 from recall.channel import Channel
-from recall.filters import Mask
 from recall.fusion import WeightedSum
+from recall.masks import Mask
 
 CHANNELS = ("popular", "item_cf", "swing", "graph", "user_cf", "als", "spectral", "live")
 TOP = 20

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,9 @@ from benchmarks import harness
 from funnel.catalogue import write_catalogue
 from funnel.config import parse
 from funnel.generation import Generation, Manifest
-from funnel.types import Array, Query
+from funnel.types import Array, Candidates, Query
 from recall.bm25 import BM25, write_index
+from recall.masks import Mask
 
 WORDS = 200_000  # different ones
 LIMIT = 1000
@@ -102,6 +104,10 @@ def timed(
     return {name: np.array(values[WARM:]) for name, values in spent.items()}
 
 
+def searched(channel: BM25, mask: Mask | None, query: Sequence[str]) -> Candidates:
+    return channel.find(Query(text=" ".join(query)), mask, LIMIT)
+
+
 def measure(n: int, count: int, seed: int, with_peer: bool = True) -> list[dict[str, Any]]:
     """A row an engine and filter; times in ms, `ratio` against the peer's median."""
     words, ends = titles(n, seed)
@@ -113,12 +119,10 @@ def measure(n: int, count: int, seed: int, with_peer: bool = True) -> list[dict[
         channel, seconds = opened(Path(path), words, ends)
         built = {"bm25": seconds}
         engines: dict[str, Callable[[Sequence[str]], Any]] = {
-            "bm25": lambda query: channel.find(Query(text=" ".join(query)), None, LIMIT)
+            "bm25": partial(searched, channel, None)
         }
         for name, mask in masks.items():
-            engines[f"bm25, {name}"] = lambda query, mask=mask: channel.find(
-                Query(text=" ".join(query)), mask, LIMIT
-            )
+            engines[f"bm25, {name}"] = partial(searched, channel, mask)
         if with_peer:
             engines["bm25s (numba)"], built["bm25s (numba)"] = peer(words, ends)
         spent = timed(engines, queries)

@@ -224,6 +224,14 @@ class Vectors(Section):
     encoder: str = Field(
         "", description="directory or name of a sentence-transformers model; empty trains LSA"
     )
+    index: Literal["auto", "hnsw", "hnsw_sq8", "ivfpq", "flat"] = Field(
+        "auto", description="auto: the most exact kind that fits vectors.memory_mb; flat: a scan"
+    )
+    memory_mb: Positive = Field(8192, description="memory for the index of one kind of vectors")
+    ivf_probes: Positive = Field(32, description="lists looked at while searching ivfpq")
+    gpu: Literal["auto", "off", "search"] = Field(
+        "auto", description="auto: a GPU that is there builds graphs; search: it answers too"
+    )
     hnsw_m: Positive = Field(16, description="links of an HNSW node")
     hnsw_build: Positive = Field(80, description="candidates looked at while building HNSW")
     hnsw_search: Positive = Field(256, description="candidates looked at while searching HNSW")

@@ -141,7 +141,7 @@ STEPS = (
         "index_vector",
         after=("vectors",),
         sections=("vectors",),
-        code=("recall/vector.py",),
+        code=("recall/nearest.py", "recall/sizes.py", "recall/gpu.py"),
         makes=both("vector/text.faiss", "vector/behaviour.faiss"),
     ),
     Step(

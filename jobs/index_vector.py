@@ -1,5 +1,5 @@
 """
-Graphs over the vectors: HNSW for large catalogues, none for small ones, which are scanned.
+Indices over the vectors, of the kind that config or memory decide; none where few are scanned.
 
 Writes vector/text.faiss and vector/behaviour.faiss beside the vectors, in both drafts.
 """
@@ -15,11 +15,11 @@ import numpy as np
 from jobs.command import command
 from jobs.fresh import removed
 from jobs.work import Work
-from recall.vector import write_index
+from recall.nearest import write_index
 
 
 def run(work: Work) -> Mapping[str, Any]:
-    made = 0
+    made: dict[str, Any] = {}
     settings = work.config.vectors
     for name in ("text", "behaviour"):
         before: tuple[Path, Path] | None = None
@@ -31,10 +31,10 @@ def run(work: Work) -> Mapping[str, Any]:
             if before and before[0].samefile(vectors) and before[1].exists():
                 target.hardlink_to(before[1])
                 continue
-            write_index(target, np.load(vectors, mmap_mode="r"), settings)
-            made += target.exists()
+            size = write_index(target, np.load(vectors, mmap_mode="r"), settings)
+            made[name] = str(size)
             before = vectors, target
-    return {"graphs": made}
+    return made
 
 
 if __name__ == "__main__":

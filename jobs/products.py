@@ -127,6 +127,7 @@ def _rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     diagonal,
 ):
     line = np.zeros(columns, np.float32)
+    held = np.zeros(columns, np.bool_)  # sums of both signs may pass through 0
     touched = np.empty(columns, np.int32)
     sizes = np.zeros(stop - start, np.int64)
     indices = np.empty((stop - start) * min(keep, columns), np.int32)
@@ -138,13 +139,15 @@ def _rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             mid, value = a_col[place], a_val[place]
             for other in range(b_ptr[mid], b_ptr[mid + 1]):
                 column = b_col[other]
-                if line[column] == 0:
+                if not held[column]:
+                    held[column] = True
                     touched[count] = column
                     count += 1
                 line[column] += value * b_val[other]
         kept = 0
         for n in range(count):
             column = touched[n]
+            held[column] = False
             value = line[column] * left[row] * right[column]
             line[column] = value if value > 0 and (diagonal or column != row) else 0
             if line[column] > 0:

@@ -35,7 +35,7 @@ from jobs.command import command
 from jobs.fresh import fresh
 from jobs.work import Work
 from recall.encoder import LSA, Encoder, Sentences, randomized_svd, unit_rows
-from recall.text import texts
+from recall.encoder import documents as texts_of
 
 QUERIES = 8  # different queries that an item's document takes, the most frequent ones
 REPEATS = 3  # times that a query counts at most
@@ -50,9 +50,7 @@ def clicked_queries(found: DataFrame, config: Config, before: int) -> DataFrame:
 
 def documents(items: Catalogue, config: Config, clicked: pa.Table | None) -> list[str]:
     """One text an item: its searchable columns, then the queries that led to it."""
-    names = [name for name in config.data.text if name in items.table.column_names]
-    columns = [texts(items.table.column(name)) for name in names]
-    found = [" ".join(part for part in row if part) for row in zip(*columns, strict=True)]
+    found = texts_of(items.table, list(config.data.text))
     if clicked is None:
         return found
     of_row: dict[int, Counter[str]] = {}

@@ -29,8 +29,8 @@ from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query, Rows
 from recall import postings
-from recall.filters import Mask
 from recall.lexicon import Lexicon
+from recall.masks import Mask
 from recall.postings import Forward, Postings, Words
 from recall.proximity import Proximity
 from recall.text import Analyzer, analyzer, repeats, texts

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from funnel.types import NO_ITEM, Array, Candidates, History, Query, Rows, best, taken
-from recall.filters import Mask
+from recall.masks import Mask
 
 NO_ROW = np.iinfo(np.int32).max  # beyond any row
 

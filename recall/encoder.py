@@ -20,10 +20,12 @@ from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse as sp
 
 from funnel.errors import BadConfig, BadGeneration
 from funnel.types import Array
+from recall.text import texts
 
 WORD = re.compile(r"\w+")
 BUCKETS = 1 << 17  # of character n-grams, by hash
@@ -39,6 +41,14 @@ class Encoder(Protocol):
         ...
 
     def save(self, path: Path) -> None: ...
+
+
+def documents(items: pa.Table, names: Sequence[str]) -> list[str]:
+    """One text an item: its columns of these names, those that the table has."""
+    columns = [texts(items.column(name)) for name in names if name in items.column_names]
+    if not columns:
+        return [""] * len(items)
+    return [" ".join(part for part in row if part) for row in zip(*columns, strict=True)]
 
 
 def words(text: str) -> list[str]:

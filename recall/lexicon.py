@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from funnel.types import Array, Candidates, Rows, best
-from recall.filters import Mask
+from recall.masks import Mask
 from recall.postings import Coder, Forward, Postings, Words, inverted, joined, sorted_words
 from recall.scan import Asked, Scan
 from recall.text import Analyzer

@@ -23,7 +23,7 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, History, Query
 from recall.channel import ranked
-from recall.filters import Mask
+from recall.masks import Mask
 from recall.neighbours import action_weights
 
 

@@ -20,7 +20,7 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, History, Query
 from recall.channel import ranked
-from recall.filters import Mask
+from recall.masks import Mask
 
 RECENT = 1000  # newest actions that vote
 HALF_LIFE = 5.0  # a vote counts half as much as one this many actions later

@@ -11,7 +11,8 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query
 from recall.channel import ranked
-from recall.filters import Filters, Mask
+from recall.filters import Filters
+from recall.masks import Mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 
 from funnel.types import Array, Rows
-from recall.filters import Mask
+from recall.masks import Mask
 from recall.postings import Postings
 
 BINS = 2048  # of scores, to find the last of the best rows

@@ -16,7 +16,7 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query
 from recall.channel import ranked
-from recall.filters import Mask
+from recall.masks import Mask
 from recall.neighbours import HALF_LIFE, action_weights, interest
 
 

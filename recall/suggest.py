@@ -26,7 +26,7 @@ import pyarrow as pa
 from funnel.errors import BadGeneration, BadQuery
 from funnel.generation import Generation
 from funnel.types import Array, Rows, Suggestion
-from recall.filters import Mask
+from recall.masks import Mask
 from recall.text import folded, texts
 from recall.typos import Vocabulary
 

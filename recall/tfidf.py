@@ -19,8 +19,8 @@ from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query, Rows
 from recall.bm25 import opened
-from recall.filters import Mask
 from recall.lexicon import Lexicon
+from recall.masks import Mask
 from recall.postings import Postings
 from recall.text import Analyzer
 from recall.typos import Vocabulary

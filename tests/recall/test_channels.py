@@ -23,18 +23,20 @@ from funnel.types import Candidates, Filter, History, Query
 from jobs import als, spectral, user_cf
 from jobs.live import index
 from jobs.wants import of
-from recall import OPENERS, vector
+from recall import OPENERS, sizes
 from recall.als import ALS
 from recall.bm25 import write_index as write_words
 from recall.channel import Channel
 from recall.encoder import LSA
+from recall.exact import scan
 from recall.filters import Filters
 from recall.fusion import WeightedSum, fit_weights
 from recall.item_cf import HALF_LIFE, ItemCF
 from recall.live import Live
+from recall.nearest import Nearest
+from recall.nearest import write_index as write_graph
 from recall.user_cf import UserCF
-from recall.vector import Nearest, Vector
-from recall.vector import write_index as write_graph
+from recall.vector import Vector
 
 N = 600
 EVERY = {
@@ -177,7 +179,7 @@ def test_neighbours_add_up_over_the_history_as_written_naively(generation: Gener
 def test_the_graph_finds_what_the_scan_finds(
     generation: Generation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vector, "SMALL", 10)
+    monkeypatch.setattr(sizes, "SMALL", 10)
     vectors = np.asarray(generation.array("vector/behaviour"))
     (tmp_path / "vector").mkdir()
     np.save(tmp_path / "vector/behaviour.npy", vectors)
@@ -191,15 +193,17 @@ def test_the_graph_finds_what_the_scan_finds(
     for _ in range(20):
         asked = draw.normal(size=12).astype(np.float32)
         for mask in (None, half):
-            graph, scan = nearest.search(asked, mask, 50), nearest.scan(asked, mask, 50)
-            assert mask is None or mask[graph.rows].all()
-            hits += len(np.intersect1d(graph.rows, scan.rows))
-            total += len(scan)
+            graph, _ = nearest.walk(asked, mask, 50, 256)
+            exact, _ = scan(vectors, asked, mask, 50)
+            assert mask is None or mask[graph].all()
+            hits += len(np.intersect1d(graph, exact))
+            total += len(exact)
     assert hits / total >= 0.95
 
 
 def test_a_typo_still_finds_its_words(generation: Generation) -> None:
     channel = Vector.open(generation, CONFIG)
+    assert channel is not None
     found = channel.find(Query(text="gren chaires"), None, 10)
     titles = [generation.items.titles[int(row)].as_py() for row in found.rows]
     assert sum("chairs" in title for title in titles) >= 8
