@@ -64,7 +64,13 @@ class Replica:
         return self._counters.columns(self.read(rows, query.at))
 
     def read(self, rows: Rows, at: int) -> Floats:
-        """(k, C) float32 counters at `at` of the events that arrived `settle_ms` before."""
+        """(k, C) float32 counters at `at` of the events that arrived `settle_ms` before. Nothing is
+        counted for items that the generation does not have."""
+        known = rows < len(self._counters.state)
+        if not known.all():
+            table = np.zeros((len(rows), len(self.names)), np.float32)
+            table[known] = self.read(rows[known], at)
+            return table
         with self._news:
             recent = self._pending.until(at - self.settle_ms)
             if len(recent):
@@ -131,7 +137,8 @@ class Replica:
         fresh["row"] = self._catalogue.rows([arrival.event.item_id for arrival in counting])
         fresh["action"] = self._counters.codes(arrival.event.action for arrival in counting)
         fresh["time"] = [arrival.event.timestamp for arrival in counting]
-        fresh = fresh[(fresh["row"] >= 0) & (fresh["action"] >= 0)]
+        known = (fresh["row"] >= 0) & (fresh["row"] < len(self._counters.state))
+        fresh = fresh[known & (fresh["action"] >= 0)]
         with self._news:
             self._pending.add(fresh)
             if arrivals:

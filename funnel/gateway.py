@@ -48,7 +48,6 @@ from funnel.types import (
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 1000
-SUGGESTED = 10  # where the request does not say
 MAX_BLOCKED = 10_000
 SUGGESTED = 10  # where the request does not say
 REASONS = {
@@ -255,7 +254,8 @@ def blocked(ask: Ask, generation: Generation) -> Rows:
     if len(ask.blocked) > MAX_BLOCKED:
         raise BadQuery(f"{len(ask.blocked)} items are blocked, at most {MAX_BLOCKED} may be")
     rows = generation.items.rows(ask.blocked)
-    return rows[rows != NO_ITEM]
+    found: Rows = rows[rows != NO_ITEM]
+    return found
 
 
 def _served(cursor: str, generation: str) -> Rows:

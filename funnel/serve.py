@@ -20,10 +20,12 @@ from funnel.config import STAGES, Config
 from funnel.errors import BadConfig, FunnelError, Unavailable
 from funnel.gateway import Gateway, Serving
 from funnel.generation import Generation, current
+from funnel.intake import Intake
 from funnel.log import EventArchive, RequestLog
 from funnel.pipeline import local, pipeline
 from funnel.remote import RemoteStage
 from funnel.service import (
+    CatalogService,
     FeaturesService,
     FunnelService,
     Host,
@@ -34,11 +36,13 @@ from funnel.service import (
 )
 from funnel.stage import Hydrator, Stage
 from funnel.types import Array, Query, Rows
+from recall.channel import Living
 from recall.popular import Popular
 from recall.suggest import Suggest
 
 if TYPE_CHECKING:
     from features.store import Store
+    from funnel.live import LiveGenerations
 
 log = logging.getLogger(__name__)
 SERVICES = (*STAGES, "features", "gateway")
@@ -69,28 +73,31 @@ def opened(name: str, config: Config, stack: ExitStack) -> list[Server]:
     if name == "features":
         return [_features(config, stack)]
     if name == "gateway":
-        return [_gateway(config, stack, remote(config, stack))]
+        return [_gateway(config, stack, remote(config, stack), _generations(config, stack))]
     features = _features(config, stack)
-    stages = here(config, STAGES, stack)
-    gateway = _gateway(config, stack, (lambda id: stages(id), lambda id: True))
+    generations = _generations(config, stack)
+    stages = here(config, STAGES, stack, generations)
+    gateway = _gateway(config, stack, (lambda id: stages(id), lambda id: True), generations)
     return [features, gateway]
 
 
 def here(
-    config: Config, names: tuple[str, ...], stack: ExitStack
+    config: Config, names: tuple[str, ...], stack: ExitStack, generations: LiveGenerations
 ) -> Callable[[str], dict[str, dict[str, Stage]]]:
     """Loads stages of a generation into this process: scene -> stage name -> stage."""
     pool = stack.enter_context(ThreadPoolExecutor(CHANNEL_THREADS, "channel"))
-    root = Path(config.build.root)
     counting = {"prerank", "rank"} & set(names)
     store = _store(config, stack, start=False) if counting else None
 
     def load(id: str) -> dict[str, dict[str, Stage]]:
-        generation = Generation.open(root / id)
+        held = generations.open(id)
         counters: Hydrator = Nothing()
         if store:
-            counters = _counters(generation, config, store, stack)
-        return local(generation, config, counters, names, pool)
+            counters = _counters(held.generation, config, store, stack)
+        follow = held.follower.upserts.append
+        stages = local(held.generation, config, counters, names, pool, follow)
+        held.follower.start(CATCH_UP_S)
+        return stages
 
     return load
 
@@ -103,7 +110,7 @@ class Nothing:
 
 
 def _stage(name: str, config: Config, stack: ExitStack) -> Server:
-    load = here(config, (name,), stack)
+    load = here(config, (name,), stack, _generations(config, stack))
     host = Host(
         Path(config.build.root),
         lambda id: {scene: stages[name] for scene, stages in load(id).items()},
@@ -116,6 +123,14 @@ def _store(config: Config, stack: ExitStack, start: bool) -> Store:
     from features.store import Store
 
     return stack.enter_context(Store.open(config, start))
+
+
+def _generations(config: Config, stack: ExitStack) -> LiveGenerations:
+    from funnel.live import LiveGenerations
+
+    generations = LiveGenerations(config, _store(config, stack, start=False))
+    stack.callback(generations.close)
+    return generations
 
 
 def _counters(generation: Generation, config: Config, store: Store, stack: ExitStack) -> Hydrator:
@@ -138,12 +153,32 @@ def _counters(generation: Generation, config: Config, store: Store, stack: ExitS
 
 
 def _features(config: Config, stack: ExitStack) -> Server:
+    from funnel.live import CatalogueLog
+
     store = _store(config, stack, start=True)
     seeded(store, config)
     if config.log.dir:
         archive = EventArchive(config.log.dir, store, config.log.seconds)
         stack.callback(archive.close)
-    return Server(config.serve.features, [FeaturesService(store)], config.serve.workers)
+    log = CatalogueLog(store, config.store.catalogue_length)
+    services: Sequence[Service] = [FeaturesService(store), CatalogService(log, Columns(config))]
+    return Server(config.serve.features, services, config.serve.workers)
+
+
+class Columns:
+    """What the items of the published generation have, for those that come in."""
+
+    def __init__(self, config: Config):
+        self.root = Path(config.build.root)
+        self._last: tuple[str, Intake] | None = None
+
+    def __call__(self) -> Intake:
+        """Raises `BadGeneration` where none is published."""
+        id, last = current(self.root), self._last
+        if last is None or last[0] != id:
+            items = Generation.open(self.root / id, check=False).items
+            self._last = last = id, Intake(items.table.schema)
+        return last[1]
 
 
 def seeded(store: Store, config: Config, batch: int = 1000) -> int:
@@ -196,6 +231,7 @@ def _gateway(
     config: Config,
     stack: ExitStack,
     behind: tuple[Callable[[str], Stages], Callable[[str], bool]],
+    generations: LiveGenerations,
 ) -> Server:
     stages, ready = behind
     # Deadlines and the store wait on these threads; the stages' own work has others.
@@ -205,7 +241,7 @@ def _gateway(
     if config.log.dir:
         requests = RequestLog(config.log.dir, config.log.rows, config.log.seconds)
         stack.callback(requests.close)
-    follower = Follower(config, stages, ready, pool)
+    follower = Follower(config, stages, ready, pool, generations)
     gateway = Gateway(config, follower.first(), store, pool, requests)
     stack.callback(follower.close)
     follower.follow(gateway)
@@ -222,22 +258,29 @@ class Follower:
         stages: Callable[[str], Stages],
         ready: Callable[[str], bool],
         pool: Executor,
+        generations: LiveGenerations,
     ):
         self.config, self.stages, self.ready, self.pool = config, stages, ready, pool
+        self.generations = generations
         self.root = Path(config.build.root)
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     def serving(self, id: str) -> Serving:
         """The funnels of a generation, with the policy of each scene around its stages."""
-        generation = Generation.open(self.root / id)
-        popular = Popular.open(generation, self.config)
+        held = self.generations.open(id)
+        completes = Suggest.open(held.generation)
+        if isinstance(completes, Living):
+            held.follower.upserts.append(completes.upsert)
+        behind = self.stages(id)  # those of this process hear of all changes too
+        held.follower.start(CATCH_UP_S)
+        popular = Popular.open(held.generation, self.config)
         factor = self.config.serve.budgets
         funnels = {
             scene: pipeline(stages, self.config.scenes[scene], popular, self.pool, factor)
-            for scene, stages in self.stages(id).items()
+            for scene, stages in behind.items()
         }
-        return Serving(generation, funnels, Suggest.open(generation))
+        return Serving(held.generation, funnels, completes, held.follower.catch_up)
 
     def first(self, wait_s: float = 60.0) -> Serving:
         """The published generation. Stages that are not there in time are done without."""

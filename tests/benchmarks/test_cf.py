@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import behaviour, cf
 from funnel.types import Candidates, Query
-from recall.filters import Mask
+from recall.masks import Mask
 
 
 def test_the_last_item_is_asked_for_and_the_last_two_are_not_learned(tmp_path: Path) -> None:
