@@ -81,13 +81,20 @@ def test_a_scene_may_show_near_duplicates_and_keep_the_order(tmp_path: Path) -> 
     assert stage.run(Query(limit=20), seen).rows.tolist() == seen.rows[:20].tolist()
 
 
-def test_rows_that_the_generation_does_not_have_are_the_callers_fault(tmp_path: Path) -> None:
+def test_rows_below_0_are_the_callers_fault(tmp_path: Path) -> None:
     config = parse({})
     stage = build(generation(tmp_path, (), config), config, "home")
-    for row in (-1, ITEMS):
-        seen = Candidates(np.array([0, row], np.int32), np.ones(2, np.float32))
-        with pytest.raises(BadQuery, match=f"rows .*{row}.* has 0 to {ITEMS - 1}"):
-            stage.run(Query(), seen)
+    seen = Candidates(np.array([0, -1], np.int32), np.ones(2, np.float32))
+    with pytest.raises(BadQuery, match="the row -1; rows begin at 0"):
+        stage.run(Query(), seen)
+
+
+def test_items_that_came_after_the_generation_are_like_no_others(tmp_path: Path) -> None:
+    config = parse({"data": {"product_key": "model"}})
+    stage = build(generation(tmp_path, ("vector", "dedup"), config), config, "home")
+    new = np.arange(ITEMS, ITEMS + 30, dtype=np.int32)
+    page = stage.run(Query(limit=20), Candidates(new, np.arange(30, 0, -1, dtype=np.float32)))
+    assert page.rows.tolist() == new[:20].tolist()
 
 
 def test_an_unknown_scene_is_named(tmp_path: Path) -> None:
