@@ -31,7 +31,7 @@ from funnel.types import Array, Candidates, Query
 from jobs import als, graph, item_stats, live, spectral, swing, user_cf, wants
 from jobs.wants import Wants
 from recall.channel import Channel
-from recall.fusion import WeightedSum
+from recall.fusion import Fusion
 from recall.masks import Mask
 
 CHANNELS = ("popular", "item_cf", "swing", "graph", "user_cf", "als", "spectral", "live")
@@ -50,7 +50,7 @@ class Fused:
     """Channels as one, by the fusion of the recall stage."""
 
     channels: Mapping[str, Channel]
-    fuse: WeightedSum
+    fuse: Fusion
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
         found = {name: part.find(query, allowed, DEEP) for name, part in self.channels.items()}
@@ -232,7 +232,7 @@ def measure(
         for weights in fusions:
             name = " + ".join(f"{weight:g} {part}" for part, weight in weights.items())
             tell(name)
-            fused = Fused({part: opened[part] for part in weights}, WeightedSum(weights))
+            fused = Fused({part: opened[part] for part in weights}, Fusion(weights))
             add(name, fused, sum(fits[part] for part in weights))
     return shown
 

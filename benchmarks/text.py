@@ -33,7 +33,8 @@ from jobs.vectors import documents, encoded
 from recall.bm25 import BM25, write_index
 from recall.channel import Channel
 from recall.encoder import LSA, Encoder, Sentences
-from recall.fusion import WeightedSum, fit_weights
+from recall.fit import Fitted, fit
+from recall.fusion import Fusion
 from recall.text import analyzer, texts
 from recall.tfidf import TFIDF
 from recall.vector import Vector
@@ -100,8 +101,8 @@ def asked(channel: Channel, queries: Sequence[Query]) -> tuple[list[Candidates],
 
 def fused(
     channels: Mapping[str, Found], grades: Sequence[Grades]
-) -> tuple[list[Candidates], list[dict[str, float]]]:
-    """Weights fitted on one half of the queries, lists of the other; both ways round."""
+) -> tuple[list[Candidates], list[Fitted]]:
+    """The fusion fitted on one half of the queries, lists of the other; both ways round."""
     names, n = list(channels), len(grades)
     pairs = [({name: channels[name][q] for name in names}, grades[q]) for q in range(n)]
     draw = np.random.default_rng(0).permutation(n)
@@ -109,13 +110,10 @@ def fused(
     lists: list[Candidates] = [Candidates.empty()] * n
     chosen = []
     for half, other in (halves, halves[::-1]):
-        middle = len(half) // 2
-        train, valid = [pairs[q] for q in half[:middle]], [pairs[q] for q in half[middle:]]
-        weights = dict(fit_weights(train, valid, names).weights)
-        chosen.append(weights)
-        fuse = WeightedSum(weights)
+        found = fit([pairs[q] for q in half], names, Fusion({"bm25": 0.7, "vector": 0.3}))
+        chosen.append(found)
         for q in other:
-            lists[q] = fuse(Query(), pairs[q][0], DEEP)
+            lists[q] = found.fusion()(Query(), pairs[q][0], DEEP)
     return lists, chosen
 
 
@@ -178,6 +176,13 @@ def peer(
     return found, 1e3 * (time.perf_counter() - start) / len(queries)
 
 
+def said(found: Fitted) -> str:
+    if found.refused:
+        return f"refused, {found.best} alone"
+    norm = "" if found.method == "rrf" else f" {found.norm}"
+    return f"{found.weights['bm25']:.2f} bm25 by {found.method}{norm}"
+
+
 def rows(found: neutral.Texts, config: Config, encoder: str, path: Path) -> list[dict[str, Any]]:
     place = {id: row for row, id in enumerate(found.docs["doc_id"].to_pylist())}
     judged: dict[str, dict[int, float]] = {}
@@ -222,10 +227,9 @@ def rows(found: neutral.Texts, config: Config, encoder: str, path: Path) -> list
         channel = nearest(path / str(number), generation, config, model)
         add(name, *asked(channel, queries), time.perf_counter() - start)
         start = time.perf_counter()
-        both, weights = fused({"bm25": lists["bm25"], "vector": lists[name]}, grades)
+        both, fits = fused({"bm25": lists["bm25"], "vector": lists[name]}, grades)
         took = time.perf_counter() - start
-        shares = "/".join(f"{one['bm25']:.1f}" for one in weights)
-        add(f"fusion with {name}, bm25 {shares}", both, 0.0, took)
+        add(f"fusion with {name}: {'; '.join(map(said, fits))}", both, 0.0, took)
     words = analyzer(config.data.language)
     for name, tokens in (("bm25s, same tokens", words), ("bm25s, spaces", str.split)):
         start = time.perf_counter()

@@ -109,7 +109,12 @@ class Store(Section):
 
 class Channel(Section):
     limit: int = Field(500, ge=0, description="most items the channel may return; 0 turns it off")
-    weight: float = Field(1.0, ge=0.0, description="share of its normalised score in the fusion")
+    weight: float | None = Field(
+        None,
+        ge=0.0,
+        description="share in the fusion, where none was fitted; by default 1, but bm25 and vector "
+        "together 0.7 and 0.3, or 0.3 and 0.7 with a pretrained encoder",
+    )
 
 
 class RM3(Section):
@@ -126,8 +131,21 @@ class Recall(Section):
     channels: dict[str, Channel] = Field(
         default_factory=dict, description="channels and their limits and weights"
     )
+    fusion: Literal["auto", "sum", "rrf", "quota", "snake"] = Field(
+        "auto",
+        description="how channels become one list; auto: sum, or rrf where the build fits it",
+    )
+    norm: Literal["auto", "min_max", "z_score", "dbsf", "rank"] = Field(
+        "auto", description="norm of a channel's scores in a sum; auto: min_max, or as fitted"
+    )
+    missing: Literal["lowest"] | float = Field(
+        "lowest",
+        description="what an item counts in a channel that did not return it: as the lowest that "
+        "it did return, or a number on the scale of the norm",
+    )
+    rrf_k: Positive = Field(60, description="rrf: how little the first places stand out")
     fit: bool = Field(
-        True, description="use the fusion weights fitted by the build, where there are any"
+        True, description="use the fusion fitted by the build, where there are judged requests"
     )
     rm3: RM3 = Field(default_factory=RM3)
 
@@ -164,7 +182,7 @@ class Scene(Section):
 
 
 def _scenes() -> dict[str, Scene]:
-    search = {"bm25": Channel(limit=1000, weight=0.7), "vector": Channel(limit=500, weight=0.3)}
+    search = {"bm25": Channel(limit=1000), "vector": Channel(limit=500)}
     home = {
         "item_cf": Channel(limit=1000, weight=0.5),
         "vector": Channel(limit=500, weight=0.3),

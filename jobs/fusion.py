@@ -2,16 +2,17 @@
 How much each recall channel counts, scene by scene, fitted on the data.
 
 The past generation's channels answer training requests of [past, until) (and graded queries of the
-training split); the weights are swept on one half of them and held against the single channels on
-the other half. Where there are too few requests the config's weights stay.
+training split); `recall.fit` chooses on them. Where there are too few requests, or where the scene
+fixes its fusion, the config's weights stay.
 
-Writes fusion/<scene>.json into both drafts: weights, and nDCG@10 on the second half.
+Writes fusion/<scene>.json into both drafts: what was fitted, and how good it is.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from funnel.catalogue import id_hash
@@ -23,15 +24,13 @@ from jobs.fresh import fresh
 from jobs.work import Work
 from recall import Parts
 from recall.filters import Filters
-from recall.fusion import fit_weights
+from recall.fit import FEWEST, Fitted, Judged, fit
+from recall.fusion import FITTED, configured
 
 REQUESTS = 400  # of a scene
-FEWEST = 20  # on each side, or nothing is fitted
-
-Found = dict[str, Candidates]
 
 
-def answers(query: Query, config: Config, parts: Parts, filters: Filters) -> Found:
+def answers(query: Query, config: Config, parts: Parts, filters: Filters) -> dict[str, Candidates]:
     """What each channel of the query's scene returns."""
     mask = filters.allowed(query)
     channels = config.scene(query.scene).recall.channels
@@ -42,31 +41,66 @@ def answers(query: Query, config: Config, parts: Parts, filters: Filters) -> Fou
     }
 
 
-def run(work: Work) -> Mapping[str, Any]:
+def judged(work: Work, scenes: Mapping[str, Any]) -> dict[str, list[Judged]]:
+    """By scene: training requests with what each channel found and what was wanted."""
     from jobs.requests import requests
 
-    config, metrics = work.config, {}
-    targets = [fresh(draft / "fusion") for draft, _ in work.drafts]
+    config = work.config
     generation = Generation.open(work.past_draft, check=False)
-    asked = requests(work)
     parts, filters = Parts.open(generation, config), Filters.open(generation, config)
-    for scene in config.scenes:
-        own = [(q, became) for q, became in asked if q.scene == scene]
-        own = sorted(own, key=lambda entry: id_hash(entry[0].request_id))[:REQUESTS]
-        halves: tuple[list[Any], list[Any]] = ([], [])
-        for place, (query, became) in enumerate(own):
-            grades = {row: label for row, (label, _) in became.items() if label > 0}
-            if grades:
-                halves[place % 2].append((answers(query, config, parts, filters), grades))
-        names = [n for n, c in config.scenes[scene].recall.channels.items() if c.limit]
-        names = [name for name in names if name in parts.channels]
-        if min(map(len, halves)) < FEWEST or len(names) < 2:
+    asked = requests(work)
+    made: dict[str, list[Judged]] = {}
+    for scene in scenes:
+        wanted = [
+            (query, grades)
+            for query, became in asked
+            if query.scene == scene
+            and (grades := {row: label for row, (label, _) in became.items() if label > 0})
+        ]
+        wanted = sorted(wanted, key=lambda entry: id_hash(entry[0].request_id))[:REQUESTS]
+        made[scene] = [(answers(q, config, parts, filters), grades) for q, grades in wanted]
+    return made
+
+
+def fitted(work: Work, only: str = "") -> dict[str, Fitted | str]:
+    """By scene: what was fitted, or why nothing was."""
+    config = work.config
+    scenes = {name: s for name, s in config.scenes.items() if only in ("", name)}
+    found: dict[str, Fitted | str] = {}
+    for name, requests in judged(work, scenes).items():
+        settings = scenes[name].recall
+        start = configured(settings, bool(config.vectors.encoder))
+        channels = list(requests[0][0]) if requests else []
+        if start.method not in FITTED:
+            found[name] = f"its fusion is {start.method}, which has no weights to fit"
+        elif len(requests) < 2 * FEWEST:
+            found[name] = f"{len(requests)} judged requests, {2 * FEWEST} are needed"
+        elif len(channels) < 2:
+            found[name] = "fewer than two channels"
+        else:
+            work.progress(f"fusion of {name}")
+            norms = settings.norm == "auto"
+            found[name] = fit(requests, channels, start, norms, settings.fusion == "auto")
+    return found
+
+
+def table(fitted: Fitted) -> dict[str, Any]:
+    """As fusion/<scene>.json has it."""
+    return asdict(fitted)
+
+
+def run(work: Work) -> Mapping[str, Any]:
+    targets = [fresh(draft / "fusion") for draft, _ in work.drafts]
+    metrics: dict[str, Any] = {}
+    for scene, found in fitted(work).items():
+        if isinstance(found, str):
             continue
-        fitted = fit_weights(*halves, names)
-        table = {"weights": dict(fitted.weights), "metrics": dict(fitted.metrics)}
         for target in targets:
-            (target / f"{scene}.json").write_text(json.dumps(table, indent=1))
-        metrics[scene] = table
+            (target / f"{scene}.json").write_text(json.dumps(table(found), indent=1))
+        best = {f"{found.best} alone": found.metrics[found.best][0]}
+        kind = {"refused": True} if found.refused else {"by": f"{found.method}, {found.norm}"}
+        ndcg = {"nDCG@10": found.metrics["fusion"][0], **best}
+        metrics[scene] = {**{n: round(w, 2) for n, w in found.weights.items()}, **kind, **ndcg}
     return metrics
 
 

@@ -20,7 +20,7 @@ from recall.als import ALS
 from recall.bm25 import BM25
 from recall.channel import Bound, Channel, Living
 from recall.filters import Filters
-from recall.fusion import WeightedSum, weights_of
+from recall.fusion import Fusion, fusion_of
 from recall.item_cf import ItemCF
 from recall.live import Live
 from recall.neighbours import opener
@@ -80,7 +80,7 @@ class Recall:
     filters: Filters
     channels: Mapping[str, Channel]
     limits: Mapping[str, int]
-    fuse: WeightedSum
+    fuse: Fusion
     keep: int
     pool: Executor | None
 
@@ -111,7 +111,7 @@ def build(
         parts.filters,
         {name: parts.channels[name] for name in limits},
         limits,
-        WeightedSum(weights_of(generation, scene, settings)),
+        fusion_of(generation, config, scene),
         settings.recall.keep,
         pool,
     )

@@ -1,58 +1,95 @@
 """
-Several channels' candidates as one list: a weighted sum of normalised scores.
+Several channels' candidates as one list.
 
-    fused(i) = Σ_c  w_c · norm_c(i),   norm_c(i) = (s_c(i) − min_c) / (max_c − min_c)
+    sum      Σ_c  w_c · norm_c(i)                       norms: recall.normalise
+    rrf      Σ_c  w_c / (k + place_c(i))                places from 1 (Cormack et al. 2009)
+    quota    the first ⌈w_c · keep⌉ of each channel come in, the rest by their sum
+    snake    channels take turns, heaviest first, each round the other way round; an item comes in
+             at the first turn at which any channel would take it
 
-over the channels c that returned anything, with Σ w_c = 1 over all channels of the scene. An item
-that a channel did not return gets 0 from it; a channel whose scores are all equal gives 1.
+Σ w_c = 1 over the channels that were asked. In a sum, an item that a channel did not return counts
+there as the lowest that it did return, or as the number that the config says; in rrf it counts 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from funnel.config import Scene
+from funnel.config import Config, Recall
+from funnel.errors import BadGeneration
 from funnel.generation import Generation
-from funnel.metrics import ndcg_at_k
 from funnel.types import NO_ROWS, Array, Candidates, Query, best
+from recall.normalise import NORMS, normalised
 
-STEPS = 10  # of the simplex of weights
-
-
-def normalised(scores: Array) -> Array:
-    """Min-max to [0, 1]; equal scores are all 1."""
-    scores = np.asarray(scores, np.float64)
-    if not len(scores):
-        return scores
-    low, high = scores.min(), scores.max()
-    return (scores - low) / (high - low) if high > low else np.ones(len(scores))
+FITTED = ("sum", "rrf")  # the methods whose weights are shares of scores
 
 
 @dataclass(frozen=True)
-class WeightedSum:
+class Fusion:
     """`weights` by channel; those of channels that are not asked do not matter."""
 
     weights: Mapping[str, float]
+    method: str = "sum"
+    norm: str = "min_max"
+    rrf_k: int = 60
+    missing: float | None = None  # None: the lowest of the channel's list
 
     def __call__(self, query: Query, found: Mapping[str, Candidates], keep: int) -> Candidates:
+        """The best `keep`, ties by row, with the score of every channel as `recall.<channel>`."""
+        rows = union(found)
+        places = {name: np.searchsorted(rows, c.rows) for name, c in found.items()}
         shares = self._shares(found)
-        rows = np.unique(np.concatenate([NO_ROWS, *(c.rows for c in found.values())]))
-        fused = np.zeros(len(rows))
+        scores, kept = self._fused(found, places, shares, len(rows), keep)
+        scores = scores.astype(np.float32)
+        order = kept[best(scores[kept], rows[kept], keep)]
         columns: dict[str, Array] = {}
         for name, candidates in found.items():
-            place = np.searchsorted(rows, candidates.rows)
-            fused[place] += shares[name] * normalised(candidates.scores)
             column = np.full(len(rows), np.nan, np.float32)
-            column[place] = candidates.scores
-            columns[f"recall.{name}"] = column
-        scores = fused.astype(np.float32)
-        order = best(scores, rows, keep)
-        kept = Candidates(rows[order], scores[order], {k: v[order] for k, v in columns.items()})
-        return kept.scored(kept.scores, "recall")
+            column[places[name]] = candidates.scores
+            columns[f"recall.{name}"] = column[order]
+        fused = Candidates(rows[order], scores[order], columns)
+        return fused.scored(fused.scores, "recall")
+
+    def _fused(
+        self,
+        found: Mapping[str, Candidates],
+        places: Mapping[str, Array],
+        shares: Mapping[str, float],
+        n: int,
+        keep: int,
+    ) -> tuple[Array, Array]:
+        """(n,) scores, and the places that may be kept."""
+        every = np.arange(n)
+        if self.method == "snake":
+            return _snake(places, shares, n), every
+        fused = np.zeros(n)
+        for name, candidates in found.items():
+            fused += shares[name] * self.column(candidates, places[name], n)
+        if self.method != "quota":
+            return fused, every
+        sure = np.zeros(n, bool)
+        for name, place in places.items():
+            sure[place[: int(np.ceil(shares[name] * keep))]] = True
+        rest = np.flatnonzero(~sure)
+        room = max(keep - int(sure.sum()), 0)
+        rest = rest[best(fused[rest], rest, room)]  # places are in the order of rows
+        return fused, np.concatenate([np.flatnonzero(sure), rest])
+
+    def column(self, candidates: Candidates, places: Array, n: int) -> Array:
+        """(n,) what the channel gives each item; its own stand at `places`."""
+        if self.method == "rrf":
+            column = np.zeros(n)
+            column[places] = 1 / (self.rrf_k + 1.0 + np.arange(len(places)))
+            return column
+        values = normalised(candidates.scores, self.norm)
+        lowest = float(values.min()) if len(values) else 0.0
+        column = np.full(n, lowest if self.missing is None else self.missing)
+        column[places] = values
+        return column
 
     def _shares(self, names: Mapping[str, Candidates]) -> dict[str, float]:
         own = {name: max(self.weights.get(name, 0.0), 0.0) for name in names}
@@ -60,67 +97,49 @@ class WeightedSum:
         return {name: weight / total if total else 1.0 / len(own) for name, weight in own.items()}
 
 
-def weights_of(generation: Generation, scene: str, settings: Scene) -> dict[str, float]:
-    """The weights fitted by the build where there are any and the scene wants them."""
-    channels = settings.recall.channels
-    configured: dict[str, float] = {name: channel.weight for name, channel in channels.items()}
+def union(found: Mapping[str, Candidates]) -> Array:
+    """The rows of all channels, rising, none twice."""
+    return np.unique(np.concatenate([NO_ROWS, *(c.rows for c in found.values())]))
+
+
+def _snake(places: Mapping[str, Array], shares: Mapping[str, float], n: int) -> Array:
+    """(n,) falling with the turn at which an item comes in."""
+    names = sorted(places, key=lambda name: (-shares[name], name))
+    turns = np.full(n, np.inf)
+    for number, name in enumerate(names):
+        rounds = np.arange(len(places[name]))
+        seat = np.where(rounds % 2 == 0, number, len(names) - 1 - number)
+        turns[places[name]] = np.minimum(turns[places[name]], rounds * len(names) + seat)
+    return 1 / (1 + turns)
+
+
+def configured(settings: Recall, pretrained: bool) -> Fusion:
+    """What the config says. Words count more than vectors trained on the catalogue alone, and less
+    than those of a pretrained encoder."""
+    strong, weak = (0.3, 0.7) if pretrained else (0.7, 0.3)
+    usual = {"bm25": strong, "vector": weak} if {"bm25", "vector"} <= set(settings.channels) else {}
+    own = {
+        name: usual.get(name, 1.0) if channel.weight is None else channel.weight
+        for name, channel in settings.channels.items()
+    }
+    missing = None if settings.missing == "lowest" else float(settings.missing)
+    method = "sum" if settings.fusion == "auto" else settings.fusion
+    norm = "min_max" if settings.norm == "auto" else settings.norm
+    return Fusion(own, method, norm, settings.rrf_k, missing)
+
+
+def fusion_of(generation: Generation, config: Config, scene: str) -> Fusion:
+    """The scene's fusion: what the build has fitted, where it has and the scene wants it."""
+    settings = config.scene(scene).recall
+    own = configured(settings, bool(generation.config.vectors.encoder))
     file = f"fusion/{scene}.json"
-    if not settings.recall.fit or not generation.has(file):
-        return configured
-    fitted = generation.json(file)["weights"]
-    return {name: float(fitted.get(name, weight)) for name, weight in configured.items()}
+    if not settings.fit or own.method not in FITTED or not generation.has(file):
+        return own
+    fitted: dict[str, Any] = generation.json(file)
+    if fitted.get("method") not in FITTED or fitted.get("norm") not in NORMS:
+        raise BadGeneration(f"{generation.path / file} has a fusion unknown here: build again")
+    weights = {name: float(fitted["weights"].get(name, w)) for name, w in own.weights.items()}
+    return replace(own, weights=weights, method=fitted["method"], norm=fitted["norm"])
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Weights chosen on training requests, and what they reach on validation requests."""
-
-    weights: Mapping[str, float]
-    metrics: Mapping[str, float]  # nDCG@10 of the fusion and of each channel, on validation
-
-
-def fit_weights(
-    train: Sequence[tuple[Mapping[str, Candidates], Mapping[int, float]]],
-    valid: Sequence[tuple[Mapping[str, Candidates], Mapping[int, float]]],
-    names: Sequence[str],
-) -> Fitted:
-    """The best weights on a grid, by mean nDCG@10 over (candidates by channel, grades by row).
-
-    A fusion that loses to its best single channel on the validation requests is refused: then that
-    channel has all the weight, and the others only fill in behind it.
-    """
-    grid = [
-        dict(zip(names, np.array(point) / STEPS, strict=True))
-        for point in product(range(STEPS + 1), repeat=len(names))
-        if sum(point) == STEPS
-    ]
-    chosen = max(grid, key=lambda weights: (quality(train, weights), _even(weights)))
-    singles = {name: quality(valid, _alone(name, names)) for name in names}
-    reached = quality(valid, chosen)
-    single = max(singles, key=lambda name: singles[name])
-    if singles[single] > reached:
-        chosen, reached = _alone(single, names), singles[single]
-    return Fitted(chosen, {"fusion": reached, **singles})
-
-
-def _alone(name: str, names: Sequence[str]) -> dict[str, float]:
-    return {other: 1.0 if other == name else 1e-6 for other in names}
-
-
-def _even(weights: Mapping[str, float]) -> float:
-    """Of equally good weights the more even ones: they lean less on one channel."""
-    return -float(np.square(list(weights.values())).sum())
-
-
-def quality(
-    requests: Sequence[tuple[Mapping[str, Candidates], Mapping[int, float]]],
-    weights: Mapping[str, float],
-) -> float:
-    """Mean nDCG@10 of the fused lists."""
-    fuse, query = WeightedSum(weights), Query()
-    values = []
-    for found, grades in requests:
-        rows = fuse(query, found, 10).rows
-        gains = np.array([grades.get(int(row), 0.0) for row in rows])
-        values.append(ndcg_at_k(gains, np.array(list(grades.values())), 10))
-    return float(np.mean(values)) if values else 0.0
+__all__ = ["Fusion", "configured", "fusion_of", "union"]

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import recall
 from funnel.catalogue import write_catalogue
@@ -30,7 +28,6 @@ from recall.channel import Channel
 from recall.encoder import LSA
 from recall.exact import scan
 from recall.filters import Filters
-from recall.fusion import WeightedSum, fit_weights
 from recall.item_cf import HALF_LIFE, ItemCF
 from recall.live import Live
 from recall.nearest import Nearest
@@ -246,55 +243,6 @@ def test_a_filter_that_cannot_hold_is_the_callers_fault(
 ) -> None:
     with pytest.raises(BadQuery, match=message):
         Filters.open(generation, CONFIG).allowed(Query(filters=(condition,)))
-
-
-FUSED = ["bm25", "vector", "item_cf", "popular"]
-LISTS = st.dictionaries(st.integers(0, 30), st.floats(-5, 5, width=32), max_size=12)
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(FUSED), LISTS, min_size=1), st.integers(1, 20))
-def test_fusion_equals_its_formula(lists: dict[str, dict[int, float]], keep: int) -> None:
-    weights = {"bm25": 0.5, "vector": 0.25, "item_cf": 0.25, "popular": 1.0}
-    found = {}
-    for name, scores in lists.items():
-        rows = np.array(sorted(scores), np.int32)
-        found[name] = Candidates(rows, np.array([scores[r] for r in rows], np.float32))
-    total = sum(weights[name] for name in lists)
-    naive: dict[int, float] = {}
-    for name, scores in lists.items():
-        low, high = min(scores.values(), default=0), max(scores.values(), default=0)
-        for row, score in scores.items():
-            norm = (score - low) / (high - low) if high > low else 1.0
-            naive[row] = naive.get(row, 0.0) + weights[name] / total * norm
-    fused = WeightedSum(weights)(Query(), found, keep)
-    assert len(fused) == min(keep, len(naive))
-    np.testing.assert_allclose(fused.scores, [naive[r] for r in fused.rows.tolist()], atol=1e-6)
-    worst = fused.scores[-1] if len(fused) else np.inf
-    assert all(naive[row] <= worst + 1e-6 for row in set(naive) - set(fused.rows.tolist()))
-    for name, scores in lists.items():
-        column = fused.columns[f"recall.{name}"]
-        assert np.isnan(column).tolist() == [r not in scores for r in fused.rows.tolist()]
-
-
-def test_a_fusion_that_loses_to_its_best_channel_is_refused() -> None:
-    def listed(rows: list[int]) -> Candidates:
-        return Candidates(np.array(rows, np.int32), np.arange(len(rows), 0, -1, np.float32))
-
-    def requests(good: str, seed: int) -> list[tuple[dict[str, Candidates], dict[int, float]]]:
-        draw, made = np.random.default_rng(seed), []
-        for _ in range(30):
-            rows = draw.permutation(100)[:20].tolist()
-            bad = listed(draw.permutation(100)[:20].tolist())
-            made.append(({"a": bad, "b": bad} | {good: listed(rows)}, dict.fromkeys(rows[:5], 1.0)))
-        return made
-
-    fitted = fit_weights(requests("a", 1), requests("a", 2), ["a", "b"])
-    assert fitted.weights["a"] > 0.5
-    assert fitted.metrics["fusion"] >= fitted.metrics["a"] > fitted.metrics["b"]
-    misled = fit_weights(requests("b", 1), requests("a", 2), ["a", "b"])
-    assert misled.weights["a"] > misled.weights["b"]
-    assert misled.metrics["fusion"] == misled.metrics["a"]
 
 
 def test_without_any_evidence_what_is_popular_fills_the_list(generation: Generation) -> None:
