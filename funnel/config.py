@@ -239,6 +239,10 @@ class Vectors(Section):
 
     text_width: Positive = Field(128, description="dimensions of the text vectors (LSA)")
     behaviour_width: Positive = Field(64, description="dimensions of the behaviour vectors")
+    behaviour: Literal["svd", "item2vec"] = Field(
+        "svd",
+        description="behaviour vectors from the lists of item_cf, or from users' sequences",
+    )
     encoder: str = Field(
         "", description="directory or name of a sentence-transformers model; empty trains LSA"
     )

@@ -132,9 +132,12 @@ STEPS = (
     behaviour("live", "recall/live.py"),
     Step(
         "vectors",
-        after=("items", "events"),
-        sections=("data", "vectors", "build"),
-        code=("jobs/item_cf.py", "recall/text.py", "recall/encoder.py"),
+        after=("items", "events", "item_cf"),
+        sections=("data", "vectors", "build", "behaviour"),
+        code=(
+            *("jobs/item_cf.py", "jobs/wants.py", "jobs/item2vec.py"),
+            *("recall/text.py", "recall/encoder.py"),
+        ),
         makes=both("vector"),
     ),
     Step(

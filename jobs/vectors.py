@@ -9,7 +9,8 @@ the symmetric matrix of their weights and S ≈ Σ_k σ_k u_k v_kᵀ,
     v_i = (√σ_1·v_1i, …, √σ_d·v_di), to length 1
 
 (Levy and Goldberg 2014, "Neural word embedding as implicit matrix factorization", who take the
-square root likewise). Items without neighbours have none.
+square root likewise). Items without neighbours have none. `vectors.behaviour` puts those of
+`jobs.item2vec` in their place.
 
 Writes vector/text.npy, vector/encoder/ and vector/behaviour.npy into both drafts.
 """
@@ -30,9 +31,11 @@ from pyspark.sql import functions as F
 from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.types import Array
-from jobs import events
+from jobs import events, wants
 from jobs.command import command
 from jobs.fresh import fresh
+from jobs.item2vec import Item2Vec
+from jobs.item2vec import vectors as item2vec
 from jobs.work import Work
 from recall.encoder import LSA, Encoder, Sentences, randomized_svd, unit_rows
 from recall.encoder import documents as texts_of
@@ -72,7 +75,28 @@ def encoded(target: Path, documents: Sequence[str], encoder: Encoder) -> int:
     return int(np.any(vectors != 0, axis=1).sum())
 
 
-def behaviour(draft: Path, width: int, seed: int) -> Array:
+def behaviour(work: Work, draft: Path, cut: int) -> Array | None:
+    """(n, width) float32 unit rows of the configured kind; None where there is nothing to learn
+    from."""
+    settings, seed = work.config.vectors, work.config.build.seed
+    if settings.behaviour == "item2vec":
+        if not work.has("events"):
+            return None
+        found, model = (
+            wants.read(work, cut, len(Catalogue(draft / "items"))),
+            Item2Vec(settings.behaviour_width),
+        )
+
+        def tell(done: int) -> None:
+            work.progress(f"item2vec: round {done} of {model.rounds}")
+
+        return item2vec(found, model, seed, tell)
+    if not (draft / "item_cf").exists():
+        return None
+    return factors(draft, settings.behaviour_width, seed)
+
+
+def factors(draft: Path, width: int, seed: int) -> Array:
     """(n, width) float32 unit rows out of the draft's neighbour lists; zero without neighbours."""
     indptr, indices, weights = (
         np.load(draft / f"item_cf/{name}.npy") for name in ("indptr", "indices", "weights")
@@ -94,8 +118,7 @@ def run(work: Work) -> Mapping[str, Any]:
         if work.has("events"):
             happened = events.read(work)
             clicked = clicked_queries(happened, config, cut).toArrow()
-        if (draft / "item_cf").exists():
-            made = behaviour(draft, settings.behaviour_width, seed)
+        if (made := behaviour(work, draft, cut)) is not None:
             np.save(target / "behaviour.npy", made)
             metrics["behaviour_items"] = int(np.any(made != 0, axis=1).sum())
         own = documents(items, config, clicked if sentences is None else None)

@@ -116,3 +116,16 @@ def test_the_same_build_gives_the_same_bytes(work: Work) -> None:
     before = [(work.draft / "vector" / name).read_bytes() for name in names]
     vectors.run(work)
     assert [(work.draft / "vector" / name).read_bytes() for name in names] == before
+
+
+def test_behaviour_vectors_come_from_sequences_where_the_config_says_so(
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object, log: Events
+) -> None:
+    settings = {**CONFIG["vectors"], "behaviour": "item2vec"}
+    work = built(opened(data_set(items=goods, events=log), {**CONFIG, "vectors": settings}))
+    for draft, _ in work.drafts:
+        made = np.load(draft / "vector/behaviour.npy")
+        assert made.shape == (12, 4)
+        near = made[:10] @ made[:10].T
+        same = np.arange(10)[:, None] // 5 == np.arange(10) // 5
+        assert near[same].mean() > near[~same].mean() + 0.2
