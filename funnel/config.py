@@ -121,8 +121,8 @@ class RM3(Section):
     """Words of the best hits join the query (pseudo-relevance feedback)."""
 
     docs: int = Field(0, ge=0, description="best hits whose words join the query; 0 turns it off")
-    terms: Positive = Field(30, description="words that join")
-    weight: float = Field(0.5, ge=0.0, le=1.0, description="share of the words that were typed")
+    terms: Positive = Field(60, description="words that join")
+    weight: float = Field(0.6, ge=0.0, le=1.0, description="share of the words that were typed")
 
 
 class Recall(Section):

@@ -4,8 +4,8 @@ How much each channel counts, chosen on judged requests, and whether it is worth
 The weights are searched from every single channel, from equal weights and from the config's by
 moving shares from one channel to another in ever smaller steps, for every norm and for rrf. Each
 half of the requests chooses for the other, so the gain over the best single channel is measured on
-requests that had no say; where there is none the fusion is refused. The weights that stay are those
-chosen on all requests.
+requests that had no say. A fusion that gains nothing, or so little that it may be chance, is
+refused. The weights that stay are those chosen on all requests.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from recall.normalise import NORMS
 STEPS = (0.2, 0.1, 0.05)
 AT = 10  # of nDCG
 FILLS_IN = 1e-6  # weight of channels that were refused: behind the best one, in their own order
+WORTH = 0.01  # a gain of nDCG@10 that need not be beyond chance
 FEWEST = 20  # requests in each half
 SHARES = tuple(round(0.1 * step, 1) for step in range(11))  # of a channel, for its curve
 
@@ -117,23 +118,23 @@ def fit(
         apart[other] = sheets[sheet].ndcg(weights, other)
     strongest = max(names, key=lambda name: singles[name].mean())
     gains = apart - singles[strongest]
-    refused = bool(gains.mean() <= 0)
+    gain = figure(gains)
+    refused = gain[0] <= 0 or (gain[0] < WORTH and gain[1] <= 0)
     sheet, weights = chosen(sheets, own, np.arange(len(requests)))
-    if refused:
+    kind, reached = kinds[sheet], apart
+    if refused:  # by places, so that the order is the channel's own
+        kind, reached = replace(start, method="sum", norm="rank"), singles[strongest]
         weights = np.array([1.0 if name == strongest else FILLS_IN for name in names])
-        reached = singles[strongest]
-    else:
-        reached = apart
     before = Sheet.of(requests, names, start).ndcg(own)
     metrics = {"fusion": reached, "before": before, **singles}
     return Fitted(
         dict(zip(names, (round(float(w), 6) for w in weights), strict=True)),
-        kinds[sheet].method,
-        kinds[sheet].norm,
+        kind.method,
+        kind.norm,
         refused,
         len(requests),
         {name: figure(values) for name, values in metrics.items()},
-        figure(gains),
+        gain,
         _curves(sheets[sheet], names, weights),
     )
 

@@ -37,15 +37,26 @@ LANGUAGES = {
     "ru": "russian",
     "sv": "swedish",
 }
-# Of Snowball's list, without what shops mean: sizes (`s`, `m`), `over-ear`, `under`, `off`.
+# Function words and what sentences ask with, without what shops mean: sizes (`s`, `m`), `over-ear`,
+# `under`, `off`.
 ENGLISH = """
-    a about again against all am an and any are as at be because been being between both but by
-    can could did do does doing during each few for from further had has have having he her here
-    hers herself him himself his how if in into is it its itself just me more most my myself no
-    nor not of on once only or other ought our ours ourselves own same she should so some such
-    than that the their theirs them themselves then there these they this those through to too
-    until very was we were what when where which while who whom why will with would you your
-    yours yourself yourselves
+    a about after afterwards again against all almost along already also although always am
+    among amongst an and another any anyhow anyone anything anyway anywhere are as at be
+    became because become becomes becoming been before beforehand being below beside besides
+    between beyond both but by can cannot consequently could describe described describing did
+    do does doing during each eg either else elsewhere enough etc every everyone everywhere
+    except few find for found from further furthermore give given gives giving had has have
+    having he hence her here hers herself him himself his how however ie if in indeed into is
+    it its itself just likewise made make makes many may maybe me meanwhile might more
+    moreover most mostly much must my myself namely neither nevertheless no none nonetheless
+    nor not nothing now of often on once only onto or other others otherwise ought our ours
+    ourselves own per perhaps please really regarding respectively same seemed seems several
+    shall she should shown since so some somehow someone something sometimes somewhere such
+    than that the their theirs them themselves then there thereby therefore thereof these they
+    this those though through throughout thus to together too toward towards unless until upon
+    us use used uses using usually various very via was we were what whatever when whenever
+    where whereas whereby wherein wherever whether which whichever while who whom whose why
+    will with within without would yet you your yours yourself yourselves
 """
 PLAIN = ("none", "zh")  # nothing is stemmed
 LONG = 64  # bytes; what is longer is no word
