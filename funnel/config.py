@@ -20,6 +20,7 @@ CHANNELS = (
     "bm25",
     "tfidf",
     "vector",
+    "two_tower",
     "item_cf",
     "swing",
     "graph",
@@ -239,12 +240,15 @@ class Vectors(Section):
 
     text_width: Positive = Field(128, description="dimensions of the text vectors (LSA)")
     behaviour_width: Positive = Field(64, description="dimensions of the behaviour vectors")
-    behaviour: Literal["svd", "item2vec"] = Field(
+    behaviour: Literal["svd", "item2vec", "two_tower"] = Field(
         "svd",
-        description="behaviour vectors from the lists of item_cf, or from users' sequences",
+        description="behaviour vectors from the lists of item_cf, from users' sequences, or the "
+        "items of the two towers",
     )
     encoder: str = Field(
-        "", description="directory or name of a sentence-transformers model; empty trains LSA"
+        "",
+        description="sentence-transformers model: a directory, a name, or `minilm`, which the "
+        "encoder extra carries; empty trains LSA",
     )
     index: Literal["auto", "hnsw", "hnsw_sq8", "ivfpq", "flat"] = Field(
         "auto", description="auto: the most exact kind that fits vectors.memory_mb; flat: a scan"
@@ -257,6 +261,24 @@ class Vectors(Section):
     hnsw_m: Positive = Field(16, description="links of an HNSW node")
     hnsw_build: Positive = Field(80, description="candidates looked at while building HNSW")
     hnsw_search: Positive = Field(256, description="candidates looked at while searching HNSW")
+
+
+class TwoTower(Section):
+    """Queries, users and items in one space: the channel two_tower."""
+
+    width: Positive = Field(64, description="dimensions of the space")
+    hidden: Positive = Field(128, description="width of a tower's hidden layer")
+    buckets: Positive = Field(
+        1 << 16, description="embeddings of words, n-grams and categories, by hash"
+    )
+    history: Positive = Field(20, description="newest wanted items that make a user")
+    temperature: float = Field(0.07, gt=0.0, description="of the softmax over cosines")
+    epochs: Positive = Field(20, description="most epochs; fewer where validation stops improving")
+    batch: Positive = Field(1024, description="pairs of a batch, each the others' negatives")
+    learning_rate: float = Field(5e-3, gt=0.0)
+    pairs: Positive = Field(
+        2_000_000, description="newest searches, and as many newest wants, that are learned from"
+    )
 
 
 class Behaviour(Section):
@@ -332,6 +354,7 @@ class Config(Section):
     lexical: Lexical = Field(default_factory=Lexical)
     suggest: Suggest = Field(default_factory=Suggest)
     vectors: Vectors = Field(default_factory=Vectors)
+    two_tower: TwoTower = Field(default_factory=TwoTower)
     behaviour: Behaviour = Field(default_factory=Behaviour)
     prerank: Prerank = Field(default_factory=Prerank)
     rank: Rank = Field(default_factory=Rank)

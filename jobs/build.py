@@ -57,11 +57,15 @@ class Step:
     def asked(self, config: Config) -> bool:
         """Whether any scene wants what the step makes."""
         scenes = config.scenes.values()
-        return not self.channel or any(
-            channel.limit
-            for scene in scenes
-            for name, channel in scene.recall.channels.items()
-            if name == self.channel
+        return (
+            self.name == config.vectors.behaviour
+            or not self.channel
+            or any(
+                channel.limit
+                for scene in scenes
+                for name, channel in scene.recall.channels.items()
+                if name == self.channel
+            )
         )
 
 
@@ -131,8 +135,20 @@ STEPS = (
     behaviour("spectral"),
     behaviour("live", "recall/live.py"),
     Step(
+        "two_tower",
+        after=("items", "events"),
+        sections=("data", "behaviour", "two_tower", "vectors", "build"),
+        code=(
+            *("jobs/towers.py", "jobs/item_cf.py", "jobs/wants.py"),
+            *("recall/towers.py", "recall/text.py", "recall/nearest.py", "recall/sizes.py"),
+        ),
+        makes=both("two_tower"),
+        needs="events, or no scene asks for two_tower",
+        channel="two_tower",
+    ),
+    Step(
         "vectors",
-        after=("items", "events", "item_cf"),
+        after=("items", "events", "item_cf", "two_tower"),
         sections=("data", "vectors", "build", "behaviour"),
         code=(
             *("jobs/item_cf.py", "jobs/wants.py", "jobs/item2vec.py"),
@@ -173,7 +189,7 @@ STEPS = (
     ),
     Step(
         "fusion",
-        after=("requests", "item_stats", *BEHAVIOUR, "index_vector", "index_bm25"),
+        after=("requests", "item_stats", *BEHAVIOUR, "two_tower", "index_vector", "index_bm25"),
         sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),

@@ -10,7 +10,7 @@ the symmetric matrix of their weights and S ≈ Σ_k σ_k u_k v_kᵀ,
 
 (Levy and Goldberg 2014, "Neural word embedding as implicit matrix factorization", who take the
 square root likewise). Items without neighbours have none. `vectors.behaviour` puts those of
-`jobs.item2vec` in their place.
+`jobs.item2vec` or `jobs.two_tower` in their place.
 
 Writes vector/text.npy, vector/encoder/ and vector/behaviour.npy into both drafts.
 """
@@ -91,6 +91,9 @@ def behaviour(work: Work, draft: Path, cut: int) -> Array | None:
             work.progress(f"item2vec: round {done} of {model.rounds}")
 
         return item2vec(found, model, seed, tell)
+    if settings.behaviour == "two_tower":
+        towers = draft / "two_tower/items.npy"
+        return np.load(towers) if towers.exists() else None
     if not (draft / "item_cf").exists():
         return None
     return factors(draft, settings.behaviour_width, seed)

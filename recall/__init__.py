@@ -27,6 +27,7 @@ from recall.neighbours import opener
 from recall.popular import Popular
 from recall.spectral import Spectral
 from recall.tfidf import TFIDF
+from recall.two_tower import TwoTower
 from recall.user_cf import UserCF
 from recall.vector import Vector
 
@@ -35,6 +36,7 @@ OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
     "bm25": BM25.open,
     "tfidf": TFIDF.open,
     "vector": Vector.open,
+    "two_tower": TwoTower.open,
     "item_cf": ItemCF.open,
     "swing": opener("swing"),
     "graph": opener("graph"),

@@ -109,16 +109,16 @@ class Nearest:
 
     @staticmethod
     def open(generation: Generation, name: str, settings: Vectors) -> Nearest | None:
-        """`vector/<name>.npy` and its index; None where the generation has no such vectors."""
-        if not generation.has(f"vector/{name}.npy"):
+        """`<name>.npy` and its index; None where the generation has no such vectors."""
+        if not generation.has(f"{name}.npy"):
             return None
-        path, index = generation.path / "vector" / f"{name}.faiss", None
+        path, index = generation.path / f"{name}.faiss", None
         if path.exists():
             try:
                 index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
             except RuntimeError as error:
                 raise BadGeneration(f"cannot read the vector index {path}: {error}") from error
-        vectors = generation.array(f"vector/{name}")
+        vectors = generation.array(name)
         if gpu.searches(len(vectors), settings.gpu):
             index = gpu.flat(vectors)
         return Nearest(vectors, index, settings)

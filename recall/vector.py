@@ -40,9 +40,9 @@ class Vector:
     def open(generation: Generation, config: Config) -> Vector | None:
         """None where the generation has no vectors."""
         faiss.omp_set_num_threads(1)  # requests run beside each other, not each on all cores
-        text = Nearest.open(generation, "text", config.vectors)
+        text = Nearest.open(generation, "vector/text", config.vectors)
         encoder = load(generation.file("vector/encoder")) if text is not None else None
-        behaviour = Nearest.open(generation, "behaviour", config.vectors)
+        behaviour = Nearest.open(generation, "vector/behaviour", config.vectors)
         if text is None and behaviour is None:
             return None
         for nearest in (text, behaviour):

@@ -32,13 +32,14 @@ from recall.item_cf import HALF_LIFE, ItemCF
 from recall.live import Live
 from recall.nearest import Nearest
 from recall.nearest import write_index as write_graph
+from recall.towers import Layers, Reader, Towers
 from recall.user_cf import UserCF
 from recall.vector import Vector
 
 N = 600
 EVERY = {
     name: {"limit": 500}
-    for name in ("tfidf", "swing", "graph", "user_cf", "als", "spectral", "live")
+    for name in ("tfidf", "two_tower", "swing", "graph", "user_cf", "als", "spectral", "live")
 }
 CONFIG = parse(
     {
@@ -96,6 +97,18 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors[::10] = 0
     np.save(path / "vector/behaviour.npy", vectors)
+    reader = Reader(1 << 10, "en", ("title",), ("category", "tags"))
+    shapes = ((12, 8), (8,), (8, 12), (12,))
+    layers = (
+        Layers(*(draw.normal(size=shape).astype(np.float32) for shape in shapes)) for _ in range(3)
+    )
+    words, ids = (draw.normal(size=(k, 12)).astype(np.float32) for k in (1 << 10, N))
+    towers = Towers(reader, words, ids, *layers)
+    (path / "two_tower").mkdir()
+    towers.save(path / "two_tower/towers")
+    towered = towers.of_items(reader.items(items), np.arange(N))
+    towered[0] = 0
+    np.save(path / "two_tower/items.npy", towered)
     table = CONFIG.model_dump(mode="json")
     Manifest("g", until=0, past=0, actions=CONFIG.all_actions, config=table).write(path)
     opened = Generation.open(path)
@@ -107,6 +120,7 @@ CHANNELS = [
     "bm25",
     "tfidf",
     "vector",
+    "two_tower",
     "item_cf",
     "swing",
     "graph",
@@ -181,7 +195,8 @@ def test_the_graph_finds_what_the_scan_finds(
     (tmp_path / "vector").mkdir()
     np.save(tmp_path / "vector/behaviour.npy", vectors)
     write_graph(tmp_path / "vector/behaviour.faiss", vectors, CONFIG.vectors)
-    nearest = Nearest.open(Generation(tmp_path, generation.manifest), "behaviour", CONFIG.vectors)
+    draft = Generation(tmp_path, generation.manifest)
+    nearest = Nearest.open(draft, "vector/behaviour", CONFIG.vectors)
     assert nearest is not None
     assert nearest.index is not None
     draw = np.random.default_rng(1)
