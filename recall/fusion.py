@@ -8,7 +8,7 @@ Several channels' candidates as one list.
              at the first turn at which any channel would take it
 
 Σ w_c = 1 over the channels that were asked. In a sum, an item that a channel did not return counts
-there as the lowest that it did return, or as the number that the config says; in rrf it counts 0.
+there the floor of its scale (recall.normalise), or the number that the config says; in rrf 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from funnel.config import Config, Recall
 from funnel.errors import BadGeneration
 from funnel.generation import Generation
 from funnel.types import NO_ROWS, Array, Candidates, Query, best
-from recall.normalise import NORMS, normalised
+from recall.normalise import NORMS, floor, normalised
 
 FITTED = ("sum", "rrf")  # the methods whose weights are shares of scores
 
@@ -36,7 +36,7 @@ class Fusion:
     method: str = "sum"
     norm: str = "min_max"
     rrf_k: int = 60
-    missing: float | None = None  # None: the lowest of the channel's list
+    missing: float | None = None  # None: the floor of the norm
 
     def __call__(self, query: Query, found: Mapping[str, Candidates], keep: int) -> Candidates:
         """The best `keep`, ties by row, with the score of every channel as `recall.<channel>`."""
@@ -86,8 +86,8 @@ class Fusion:
             column[places] = 1 / (self.rrf_k + 1.0 + np.arange(len(places)))
             return column
         values = normalised(candidates.scores, self.norm)
-        lowest = float(values.min()) if len(values) else 0.0
-        column = np.full(n, lowest if self.missing is None else self.missing)
+        missing = floor(values, self.norm) if self.missing is None else self.missing
+        column = np.full(n, missing)
         column[places] = values
         return column
 
@@ -122,7 +122,7 @@ def configured(settings: Recall, pretrained: bool) -> Fusion:
         name: usual.get(name, 1.0) if channel.weight is None else channel.weight
         for name, channel in settings.channels.items()
     }
-    missing = None if settings.missing == "lowest" else float(settings.missing)
+    missing = None if settings.missing == "floor" else float(settings.missing)
     method = "sum" if settings.fusion == "auto" else settings.fusion
     norm = "min_max" if settings.norm == "auto" else settings.norm
     return Fusion(own, method, norm, settings.rrf_k, missing)

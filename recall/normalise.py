@@ -6,6 +6,9 @@ Scores of one channel's list on a common scale, so that those of several channel
     dbsf       (s − mean + 3·deviation) / (6·deviation), cut to [0, 1]; equal scores are all ½
     rank       1 − place / n, places from 0: only the order counts
 
+What a list lacks lies at the floor of the scale: 0, and for z_score the lowest of the list or -1, so
+that the one item of a short list stands above what was not found.
+
 dbsf is distribution-based score fusion: one far outlier does not press all others together.
 """
 
@@ -50,6 +53,11 @@ NORMS: Mapping[str, Callable[[Floats], Floats]] = {
     "dbsf": dbsf,
     "rank": rank,
 }
+
+
+def floor(values: Floats, norm: str) -> float:
+    """What an item counts that is not among those of these normalised scores."""
+    return min(float(values.min(initial=0.0)), -1.0) if norm == "z_score" else 0.0
 
 
 def normalised(scores: Array, norm: str) -> Floats:

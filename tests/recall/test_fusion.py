@@ -64,7 +64,8 @@ def naive(
         share = WEIGHTS[name] / total
         order = sorted(scores, key=lambda row: (-scores[row], row))
         known = naive_norm(scores, norm)
-        default = min(known.values(), default=0.0) if missing is None else missing
+        floor = min([-1.0, *known.values()]) if norm == "z_score" else 0.0
+        default = floor if missing is None else missing
         for row in fused:
             if method == "rrf":
                 fused[row] += share / (k + order.index(row) + 1) if row in scores else 0.0
@@ -154,6 +155,14 @@ def test_a_fusion_that_loses_to_its_best_channel_is_refused() -> None:
     assert found.weights["a"] > 1000 * found.weights["b"] > 0  # which still fills in behind
     assert found.gain[0] <= 0
     assert found.metrics["before"][0] < found.metrics["a"][0]
+
+
+def test_a_refused_fusion_keeps_the_order_of_its_best_channel() -> None:
+    short = Candidates(np.array([7, 3], np.int32), np.array([9.0, 8.0], np.float32))
+    noise = listed({row: 50.0 - row for row in range(20, 50)})
+    found = fit(requests("a", 1), ["a", "b"], Fusion({"a": 0.2, "b": 0.8}))
+    fused = found.fusion()(Query(), {"a": short, "b": noise}, 10)
+    assert fused.rows.tolist() == [7, 3, 20, 21, 22, 23, 24, 25, 26, 27]
 
 
 def test_channels_that_know_half_each_are_fused() -> None:
