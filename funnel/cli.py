@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from funnel.config import load, settings
 from funnel.errors import BadQuery, FunnelError, ServiceError, Unavailable
 from funnel.types import Filter
+
+if TYPE_CHECKING:
+    from funnel.remote import RemoteCatalog
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -381,6 +384,46 @@ def track(
     for _, reason in told.refused:
         raise BadQuery(f"the event was refused: {reason}")
     print("accepted" if told.accepted else "already known")
+
+
+@app.command()
+def upsert(
+    file: Annotated[Path, typer.Argument(help="Items: JSON lines (.jsonl), or Parquet.")],
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Put items into the running catalogue, each in the place of what has its id."""
+    from funnel.feed import items, sent
+    from funnel.show import upserted as shown
+
+    with _catalogue(config) as remote, _progress("upserting items") as tell:
+        told = sent(remote, items(file), lambda done: tell("upserting items", done))
+    _print(told, as_json, shown(told))
+    if told.refusals:
+        raise typer.Exit(1)
+
+
+@app.command()
+def delete(
+    item: Annotated[list[str], typer.Argument(help="Item ids.")],
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Take items out of the running catalogue."""
+    with _catalogue(config) as remote:
+        deleted = remote.delete(item)
+    _print({"deleted": deleted}, as_json, f"{deleted:,} deleted")
+
+
+@contextmanager
+def _catalogue(config: Path | None) -> Iterator[RemoteCatalog]:
+    from funnel.remote import RemoteCatalog
+
+    settings = load(config)
+    with RemoteCatalog(settings.serve.features) as remote:
+        if not remote.line.serving():
+            raise Unavailable(_nobody("the catalogue", settings.serve.features, config))
+        yield remote
 
 
 @app.command()

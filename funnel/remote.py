@@ -24,7 +24,7 @@ from funnel.errors import (
     SetupError,
     Unavailable,
 )
-from funnel.intake import Item, Refused, Upserted, message
+from funnel.intake import REFUSALS, Item, Refused, Upserted, message
 from funnel.page import Ask, Page
 from funnel.types import Candidates, Query, Suggestion
 from protos import (
@@ -222,20 +222,25 @@ class RemoteCatalog:
 
     def upsert(self, items: Iterable[Item]) -> Upserted:
         """Whole items, by column. They are in the log when this returns, and in pages within a
-        second. After `Unavailable` or `Late` send all of them again: it does no harm."""
-        faults: list[FunnelError] = []
+        second. What cannot even be sent is refused like what the service does not take. After
+        `Unavailable` or `Late` send all of them again: it does no harm."""
+        places: list[int] = []  # of those that are sent
+        unsent: list[Refused] = []
 
         def messages() -> Iterator[catalog_pb2.Item]:
-            try:
-                yield from map(message, items)
-            except FunnelError as error:  # gRPC would say only that its iterator failed
-                faults.append(error)
+            for place, item in enumerate(items):
+                try:
+                    made = message(item)
+                except BadQuery as error:
+                    unsent.append(Refused(place, str(item.get("item_id") or ""), str(error)))
+                    continue
+                places.append(place)
+                yield made
 
         reply = self.line.call(self.stub.Upsert, messages(), self.timeout)
-        if faults:
-            raise faults[0]
-        refused = tuple(Refused(one.index, one.item_id, one.reason) for one in reply.refused)
-        return Upserted(reply.accepted, refused, reply.refusals)
+        refused = [Refused(places[one.index], one.item_id, one.reason) for one in reply.refused]
+        refused = sorted([*refused, *unsent], key=lambda one: one.index)
+        return Upserted(reply.accepted, tuple(refused[:REFUSALS]), reply.refusals + len(unsent))
 
     def delete(self, item_ids: Sequence[str]) -> int:
         """How many different ids were named."""

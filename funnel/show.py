@@ -12,6 +12,7 @@ from rich.text import Text
 
 from funnel.config import STAGES
 from funnel.evaluate import Figure, Report
+from funnel.intake import Upserted
 from funnel.page import Page
 from funnel.replay import Comparison
 from funnel.types import Step, Suggestion
@@ -22,6 +23,15 @@ SHOWN = ("brand", "category", "price")  # attributes that fit beside a title
 def suggestions(found: Iterable[Suggestion]) -> RenderableType:
     rows = [(s.text, s.score, "instead of what was typed" if s.corrected else "") for s in found]
     return table("", ("text", "score", ""), rows)
+
+
+def upserted(told: Upserted) -> RenderableType:
+    """The counts, and the first of those that were refused."""
+    counts = Text(f"{told.accepted:,} accepted, {told.refusals:,} refused")
+    if not told.refusals:
+        return counts
+    rows = [(one.index + 1, Text(one.item_id), Text(one.reason)) for one in told.refused]
+    return Group(counts, table("", ("number", "item", "why it was refused"), rows))
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
