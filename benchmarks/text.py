@@ -81,7 +81,7 @@ def nearest(path: Path, generation: Generation, config: Config, encoder: str) ->
     made: Encoder = (
         Sentences.open(encoder)
         if encoder
-        else LSA.train(own, config.vectors.text_width, config.build.seed)
+        else LSA.train(own, config.vectors.text_width, config.build.seed, config.data.language)
     )
     encoded(other, own, made)
     channel = Vector.open(Generation.open(path), config)

@@ -238,7 +238,7 @@ class Suggest(Section):
 class Vectors(Section):
     """The vectors that the build trains."""
 
-    text_width: Positive = Field(128, description="dimensions of the text vectors (LSA)")
+    text_width: Positive = Field(256, description="dimensions of the text vectors (LSA)")
     behaviour_width: Positive = Field(64, description="dimensions of the behaviour vectors")
     behaviour: Literal["svd", "item2vec", "two_tower"] = Field(
         "svd",

@@ -125,7 +125,7 @@ def run(work: Work) -> Mapping[str, Any]:
             np.save(target / "behaviour.npy", made)
             metrics["behaviour_items"] = int(np.any(made != 0, axis=1).sum())
         own = documents(items, config, clicked if sentences is None else None)
-        encoder = sentences or LSA.train(own, settings.text_width, seed)
+        encoder = sentences or LSA.train(own, settings.text_width, seed, config.data.language)
         metrics["text_items"] = encoded(target, own, encoder)
     return metrics
 

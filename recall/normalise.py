@@ -6,8 +6,8 @@ Scores of one channel's list on a common scale, so that those of several channel
     dbsf       (s − mean + 3·deviation) / (6·deviation), cut to [0, 1]; equal scores are all ½
     rank       1 − place / n, places from 0: only the order counts
 
-What a list lacks lies at the floor of the scale: 0, and for z_score the lowest of the list or -1, so
-that the one item of a short list stands above what was not found.
+What a list lacks lies at the floor of the scale: 0, and for z_score the lowest of the list or -1;
+so the one item of a short list stands above what was not found.
 
 dbsf is distribution-based score fusion: one far outlier does not press all others together.
 """
