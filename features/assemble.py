@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import tokens
+from features.attributes import Attributes, Lists
 from features.crosses import (
     Past,
     affinity,
     affinity_multi,
     gap,
-    gathered,
     matched,
     near,
     touched,
@@ -74,7 +74,7 @@ class Assembler:
         self.multi = self.spec.names("multi")
         data, items = built.data, generation.items
         self.item_fields = ("item", *(f"item.{name}" for name in data.categorical))
-        self._config, self._n = built, len(items)
+        self._config, self._items, self._base = built, items, items.base
         positive = [built.data.positive.get(a, 0.0) for a in generation.manifest.actions]
         self._positive = np.array([*positive, 0.0])  # the last for the code -1
         self._counters = ItemCounters.open(generation).names
@@ -84,41 +84,43 @@ class Assembler:
             for space in VECTORS
             if generation.has(f"vector/{space}.npy")
         }
-        self._tokens = _tokens(generation)
         self._defaults = [
             (place, feature.default)
             for place, feature in enumerate(f for f in self.spec.features if f.kind == "numeric")
             if not np.isnan(feature.default)
         ]
-        # What the data set does not have is None here, NaN or 0 in the features.
-        self._codes = {
-            name: np.asarray(items.codes(name)) if items.has("codes", name) else None
-            for name in data.categorical
-        }
-        self._multi = {
-            name: (np.asarray(items.offsets(name)), np.asarray(items.codes(name)))
-            if items.has("offsets", name)
-            else None
-            for name in data.multi
-        }
-        self._numbers = {
-            name: np.asarray(items.numbers(name)) if items.has("number", name) else None
-            for name in (*data.numeric, "created_at", "available")
-        }
+        self._read = Attributes.of(items, data)
         self.vocab = self._sizes(generation)
-        self._table = self._item_table(generation)
+        self._own = self._item_codes(generation)
 
     def matrix(self, query: Query, candidates: Candidates) -> Floats:
         """(n, M) float32, C-contiguous, in the order of `names`; NaN where missing."""
+        return self._matrix(query, candidates, self._here())
+
+    def _here(self) -> Attributes:
+        """The columns as they are now."""
+        if self._read.version != self._items.version:
+            self._read = Attributes.of(self._items, self._config.data)
+        return self._read
+
+    def _matrix(self, query: Query, candidates: Candidates, here: Attributes) -> Floats:
         rows, n = candidates.rows, len(candidates)
+        later = rows >= here.n
+        if later.any():  # another process has heard of items that this one has not
+            whole = np.full((n, len(self.names)), np.nan, np.float32)
+            for place, default in self._defaults:
+                whole[:, place] = default
+            known = np.flatnonzero(~later)
+            whole[known] = self._matrix(query, candidates.take(known), here)
+            return whole
         columns: dict[str, Array | float] = {}
-        past = Past.of(query, self._n, self._positive)
+        past = Past.of(query, here.n, self._positive)
         liked = past.liked()
         columns |= self._live(candidates)
-        columns |= self._item(query, rows)
+        columns |= self._item(query, rows, here)
         columns |= self._evidence(candidates)
-        columns |= self._asked(query, rows)
-        columns |= self._tastes(rows, liked)
+        columns |= self._asked(query, rows, here)
+        columns |= self._tastes(rows, liked, here)
         columns["seen.count"], columns["seen.hours"] = touched(rows, past)
         for space in VECTORS:
             columns |= self._near(space, query, rows, liked.rows[-LAST:])
@@ -133,26 +135,40 @@ class Assembler:
 
     def fields(self, query: Query, candidates: Candidates) -> Fields:
         """The codes for embeddings beside the matrix."""
-        rows = candidates.rows
+        rows, here = candidates.rows, self._here()
         ids = np.zeros((len(rows), len(self.categorical)), np.int32)
+        known = np.flatnonzero(rows < here.n)
         for place, name in enumerate(self.categorical):
             if name in self.item_fields:
-                ids[:, place] = self._table[rows, self.item_fields.index(name)]
+                ids[known, place] = self._codes_of(name, rows[known], here)
             else:
                 ids[:, place] = self._constant(query, name)
-        multi = {f"item.{name}": self._ragged(name, rows) for name in self._multi}
+        multi = {f"item.{name}": _ragged(table, rows, known) for name, table in here.multi.items()}
         history = query.history
-        keep = (history.rows >= 0) & (history.rows < self._n)
+        keep = (history.rows >= 0) & (history.rows < here.n)
         done = history.rows[keep]
         return Fields(
             ids,
-            self.matrix(query, candidates),
+            self._matrix(query, candidates, here),
             multi,
             done,
             history.actions[keep],
             (np.maximum(query.at - history.times[keep], 0) / 3_600_000).astype(np.float32),
-            self._table[done],
+            np.stack([self._codes_of(name, done, here) for name in self.item_fields], axis=1),
         )
+
+    def _codes_of(self, field: str, rows: Rows, here: Attributes) -> NDArray[np.int32]:
+        """(k,) the codes of one of `item_fields`, 0 where missing."""
+        if field == "item":
+            found = self._own[np.minimum(rows, self._base - 1)]
+            fresh = rows >= self._base
+            found[fresh] = self._hashed(here.fresh[rows[fresh] - self._base])
+            return found
+        codes = here.codes[field.removeprefix("item.")]
+        if codes is None:
+            return np.zeros(len(rows), np.int32)
+        coded: NDArray[np.int32] = codes[rows] + np.int32(1)
+        return coded
 
     def _live(self, candidates: Candidates) -> Columns:
         columns, n = candidates.columns, len(candidates)
@@ -179,12 +195,12 @@ class Assembler:
                 found[f"trend.{action}"] = logs[a, short] - np.log(counts[a, long] * share + 1)
         return found
 
-    def _item(self, query: Query, rows: Rows) -> Columns:
+    def _item(self, query: Query, rows: Rows, here: Attributes) -> Columns:
         found: dict[str, Array | float] = {
             f"item.{name}": np.nan if numbers is None else numbers[rows]
-            for name, numbers in self._numbers.items()
+            for name, numbers in here.numbers.items()
         }
-        created = self._numbers["created_at"]
+        created = here.numbers["created_at"]
         age = np.nan if created is None else np.maximum((query.at - created[rows]) / DAY_MS, 0.0)
         return found | {"age.days": age}
 
@@ -199,7 +215,7 @@ class Assembler:
                     returned += ~np.isnan(column)
         return found | {"recall.channels": returned}
 
-    def _asked(self, query: Query, rows: Rows) -> Columns:
+    def _asked(self, query: Query, rows: Rows, here: Attributes) -> Columns:
         asked = tokens.codes(query.text)
         found: dict[str, Array | float] = {
             "query.words": float(len(asked)),
@@ -209,45 +225,35 @@ class Assembler:
             "title.query": np.nan,
             "title.covered": np.nan,
         }
-        if self._tokens is not None:
-            found["title.query"], found["title.covered"] = matched(*self._tokens, rows, asked)
-        for name, codes in self._codes.items():
-            code = codes[query.item] if codes is not None and self._known(query.item) else -1
+        if here.tokens is not None:
+            found["title.query"], found["title.covered"] = matched(here.tokens, rows, asked)
+        known = 0 <= query.item < here.n
+        for name, codes in here.codes.items():
+            code = codes[query.item] if codes is not None and known else -1
             found[f"same.{name}"] = (
                 np.nan if codes is None or code < 0 else (codes[rows] == code).astype(np.float32)
             )
         return found
 
-    def _tastes(self, rows: Rows, liked: Past) -> Columns:
+    def _tastes(self, rows: Rows, liked: Past, here: Attributes) -> Columns:
         found: dict[str, Array | float] = {}
-        for name, codes in self._codes.items():
+        for name, codes in here.codes.items():
             found[f"affinity.{name}"] = np.nan if codes is None else affinity(codes, rows, liked)
-        for name, table in self._multi.items():
+        for name, table in here.multi.items():
             found[f"affinity.{name}"] = (
-                np.nan if table is None else affinity_multi(*table, rows, liked)
+                np.nan if table is None else affinity_multi(table, rows, liked)
             )
         for name in self._config.data.numeric:
-            numbers = self._numbers[name]
+            numbers = here.numbers[name]
             found[f"gap.{name}"] = np.nan if numbers is None else gap(numbers, rows, liked)
         return found
 
     def _near(self, space: str, query: Query, rows: Rows, liked: Rows) -> Columns:
         if space not in self._vectors:
             return {f"{space}.{name}": np.nan for name in ("last", "max", "mean", "item")}
-        item = query.item if self._known(query.item) else NO_ITEM
+        item = query.item if 0 <= query.item < self._base else NO_ITEM
         cosines = near(self._vectors[space], rows, liked, item)
         return {f"{space}.{name}": column for name, column in cosines.items()}
-
-    def _ragged(self, name: str, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """The values of a multi-valued attribute: offsets (n + 1,) and codes from 1."""
-        table = self._multi[name]
-        if table is None:
-            return np.zeros(len(rows) + 1, np.int64), np.empty(0, np.int32)
-        _, codes, lengths = gathered(*table, rows)
-        return np.concatenate([[0], np.cumsum(lengths)]), (codes + 1).astype(np.int32)
-
-    def _known(self, row: int) -> bool:
-        return 0 <= row < self._n
 
     def _constant(self, query: Query, name: str) -> int:
         """The code of a field that is the same for all candidates."""
@@ -266,7 +272,7 @@ class Assembler:
         """The number of codes of every field, 0 included."""
         data, items = self._config.data, generation.items
         users = generation.users if generation.has("users") else None
-        sizes = {"item": buckets(self._n) + 1, "user": buckets(len(users) if users else 0) + 1}
+        sizes = {"item": buckets(self._base) + 1, "user": buckets(len(users) if users else 0) + 1}
         sizes |= {"query.hour": 25, "query.weekday": 8}
         for name in (*data.categorical, *data.multi):
             sizes[f"item.{name}"] = _values(items, name) + 1
@@ -274,15 +280,26 @@ class Assembler:
             sizes[f"user.{name}"] = (_values(users, name) if users else 0) + 1
         return {name: sizes[name] for name in (*self.categorical, *self.multi)}
 
-    def _item_table(self, generation: Generation) -> NDArray[np.int32]:
-        """(items, item fields) the codes of every item."""
-        table = np.zeros((self._n, len(self.item_fields)), np.int32)
-        hashes = generation.array("items/hash") % np.uint64(self.vocab["item"] - 1)
-        table[generation.array("items/hash_rows"), 0] = hashes + np.uint64(1)
-        for place, codes in enumerate(self._codes.values(), 1):
-            if codes is not None:
-                table[:, place] = codes + 1
-        return table
+    def _item_codes(self, generation: Generation) -> NDArray[np.int32]:
+        """(base,) the code of every item of the generation."""
+        codes = np.zeros(self._base, np.int32)
+        codes[generation.array("items/hash_rows")] = self._hashed(generation.array("items/hash"))
+        return codes
+
+    def _hashed(self, hashes: Array) -> NDArray[np.int32]:
+        codes = hashes % np.uint64(self.vocab["item"] - 1) + np.uint64(1)
+        return codes.astype(np.int32)
+
+
+def _ragged(
+    table: Lists | None, rows: Rows, known: NDArray[np.intp]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The values of a multi-valued attribute: offsets (n + 1,) and codes from 1."""
+    lengths = np.zeros(len(rows), np.int64)
+    codes: Array = np.empty(0, np.int32)
+    if table is not None:
+        _, codes, lengths[known] = table.gathered(rows[known])
+    return np.concatenate([[0], np.cumsum(lengths)]), (codes + 1).astype(np.int32)
 
 
 def buckets(ids: int) -> int:
@@ -299,7 +316,8 @@ def _weekday(at: int) -> int:
 
 
 def _values(catalogue: Catalogue, name: str) -> int:
-    return len(catalogue.values(name)) if catalogue.has("codes", name) else 0
+    """How many the generation has: the models know no others."""
+    return catalogue.ordered(name) if catalogue.has("codes", name) else 0
 
 
 def _prior(generation: Generation) -> NDArray[np.float32]:
@@ -315,22 +333,9 @@ def _prior(generation: Generation) -> NDArray[np.float32]:
 
 def _vectors(generation: Generation, space: str) -> Array:
     vectors = np.asarray(generation.array(f"vector/{space}"))
-    if vectors.ndim != 2 or len(vectors) != len(generation.items):
+    if vectors.ndim != 2 or len(vectors) != generation.items.base:
         raise BadGeneration(
             f"{generation.path}/vector/{space} has {len(vectors)} rows for "
-            f"{len(generation.items)} items: build the generation again"
+            f"{generation.items.base} items: build the generation again"
         )
     return vectors
-
-
-def _tokens(generation: Generation) -> tuple[Array, Array] | None:
-    if not generation.has(f"items/{tokens.OFFSETS}.npy"):
-        return None
-    offsets = np.asarray(generation.array(f"items/{tokens.OFFSETS}"))
-    codes = np.asarray(generation.array(f"items/{tokens.CODES}"))
-    if len(offsets) != len(generation.items) + 1 or offsets[-1] != len(codes):
-        raise BadGeneration(
-            f"{generation.path}/items/{tokens.OFFSETS}.npy does not fit the catalogue: "
-            "build the generation again"
-        )
-    return offsets, codes

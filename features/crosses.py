@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from features.attributes import Lists
 from features.fold import DAY_MS
 from features.spec import AFFINITY_DAYS, AGE_DAYS
 from funnel.types import Array, Floats, Query, Rows
@@ -53,12 +54,12 @@ def affinity(codes: Array, rows: Rows, liked: Past) -> Floats:
     return found
 
 
-def affinity_multi(offsets: Array, codes: Array, rows: Rows, liked: Past) -> Floats:
+def affinity_multi(table: Lists, rows: Rows, liked: Past) -> Floats:
     """(n,) mean over an item's codes of the share of the liked weight that has the code."""
-    place, theirs, lengths = gathered(offsets, codes, liked.rows)
+    place, theirs, lengths = table.gathered(liked.rows)
     total = liked.weights[lengths > 0].sum()
     shares = _Shares.of(theirs, liked.weights[place], total)
-    place, own, lengths = gathered(offsets, codes, rows)
+    place, own, lengths = table.gathered(rows)
     sums = np.bincount(place, shares.at(own), len(rows))
     return _over(sums, lengths)
 
@@ -96,13 +97,14 @@ def touched(rows: Rows, past: Past) -> tuple[Floats, Floats]:
 def near(vectors: Array, rows: Rows, liked: Rows, item: int) -> Mapping[str, Floats]:
     """(n,) cosines: `last`, `max`, `mean` over the liked items, oldest first, and to `item`.
 
-    NaN for items without a vector (all zero), and where nothing is there to compare with.
+    NaN for items without a vector (all zero, or later than `vectors`), and where nothing is there
+    to compare with.
     """
     n, missing = len(rows), np.full(len(rows), np.nan, np.float32)
     others = np.append(liked, item) if item >= 0 else liked
     if not n or not len(others):
         return dict.fromkeys(("last", "max", "mean", "item"), missing)
-    own, theirs = np.asarray(vectors[rows], np.float32), np.asarray(vectors[others], np.float32)
+    own, theirs = _at(vectors, rows), _at(vectors, others)
     lengths, cosines = norms(own), (theirs / norms(theirs)[:, None]) @ own.T
     cosines /= lengths  # (len(others), n); NaN for zero vectors
     asked = cosines[len(liked)] if item >= 0 else missing
@@ -112,6 +114,12 @@ def near(vectors: Array, rows: Rows, liked: Rows, item: int) -> Mapping[str, Flo
     return {"last": known[-1], "max": known.max(0), "mean": known.mean(0), "item": asked}
 
 
+def _at(vectors: Array, rows: Rows) -> Floats:
+    found = np.asarray(vectors[np.minimum(rows, len(vectors) - 1)], np.float32)
+    found[rows >= len(vectors)] = 0
+    return found
+
+
 def norms(vectors: Floats) -> Floats:
     """(n,) lengths of the rows, NaN instead of 0."""
     lengths: Floats = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
@@ -119,9 +127,9 @@ def norms(vectors: Floats) -> Floats:
     return lengths
 
 
-def matched(offsets: Array, codes: Array, rows: Rows, asked: Array) -> tuple[Floats, Floats]:
+def matched(table: Lists, rows: Rows, asked: Array) -> tuple[Floats, Floats]:
     """The share of `asked` (rising codes) that each item has, and the share of its codes asked."""
-    place, own, lengths = gathered(offsets, codes, rows)
+    place, own, lengths = table.gathered(rows)
     if not len(asked):
         missing = np.full(len(rows), np.nan, np.float32)
         return missing, missing
@@ -133,15 +141,6 @@ def matched(offsets: Array, codes: Array, rows: Rows, asked: Array) -> tuple[Flo
         hit = asked[np.minimum(np.searchsorted(asked, own), len(asked) - 1)] == own
     hits = np.bincount(place[hit], minlength=len(rows))
     return (hits / len(asked)).astype(np.float32), _over(hits, lengths)
-
-
-def gathered(offsets: Array, codes: Array, rows: Rows) -> tuple[Array, Array, Array]:
-    """The codes of some rows of a CSR table: (which of `rows` (m,), code (m,), lengths (n,))."""
-    starts = offsets[rows]
-    lengths = offsets[rows + 1] - starts
-    place = np.repeat(np.arange(len(rows)), lengths)
-    first = np.cumsum(lengths) - lengths  # where each row's codes begin in the result
-    return place, codes[np.arange(len(place)) + (starts - first)[place]], lengths
 
 
 def _over(sums: Array, counts: Array) -> Floats:

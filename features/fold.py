@@ -99,7 +99,7 @@ class ItemCounters:
         config, manifest = generation.config, generation.manifest
         names = counter_names(counted(config), config.features.half_lives)
         if not generation.has("counters"):
-            return ItemCounters.empty(config, len(generation.items), manifest.until)
+            return ItemCounters.empty(config, generation.items.base, manifest.until)
         found = tuple(generation.json("counters/names.json"))
         if found != names:
             raise BadGeneration(
@@ -107,9 +107,9 @@ class ItemCounters:
                 f"{', '.join(names)}: build the generation again"
             )
         state = np.load(generation.file("counters/state.npy"), mmap_mode="c")
-        if len(state) != len(generation.items):
+        if len(state) != generation.items.base:
             raise BadGeneration(
-                f"{generation.path}/counters has {len(state)} rows for {len(generation.items)} "
+                f"{generation.path}/counters has {len(state)} rows for {generation.items.base} "
                 "items: build the generation again"
             )
         half_lives = config.features.half_lives

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from features.assemble import Assembler, buckets
@@ -14,6 +15,7 @@ from funnel.catalogue import id_hash
 from funnel.config import parse
 from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
+from funnel.overlay import Change
 from funnel.types import Candidates, History, Query
 
 UNTIL = 1_700_000_000_000
@@ -270,3 +272,33 @@ def test_vectors_shorter_than_the_catalogue_are_an_error(make_generation, config
     np.save(generation.path / "vector/text.npy", np.zeros((2, 8), np.float32))
     with pytest.raises(BadGeneration, match=r"vector/text has 2 rows for 6 items"):
         Assembler(generation, config)
+
+
+def test_an_item_that_came_later_has_the_features_of_one_like_it(make_generation, config):
+    path = make_generation().path
+    generation = Generation.open(path, check=False, live=True)
+    assembler = Assembler(generation, config, "search")
+    like = generation.items.take(np.array([3])).to_pylist()[0]
+    other = {**like, "item_id": "later", "tags": ["red", "of late"]}
+    schema = generation.items.table.schema
+    changed = {**like, "price": 77.0, "title": "a blue shoe"}
+    generation.items.apply([Change(pa.Table.from_pylist([other, changed], schema))])
+    found = Candidates(np.array([6, 3, 7], np.int32), np.zeros(3, np.float32))
+    at = dict(zip(assembler.names, assembler.matrix(SEARCH, found).T, strict=True))
+    assert at["item.price"][1] == 77.0
+    assert math.isnan(at["item.price"][0])
+    assert at["title.query"].tolist()[:2] == pytest.approx([0.0, 1 / 3])
+    for name in ("age.days", "affinity.category", "same.brand"):
+        np.testing.assert_array_equal(at[name][0], at[name][1])
+    assert math.isnan(at["text.max"][0])
+    assert math.isnan(at["age.days"][2])  # not heard of here
+    fields = assembler.fields(SEARCH, found)
+    names = assembler.categorical
+    assert fields.ids[0, names.index("item.brand")] == fields.ids[1, names.index("item.brand")]
+    assert (
+        fields.ids[0, names.index("item")] == id_hash("later") % (assembler.vocab["item"] - 1) + 1
+    )
+    assert fields.ids[2, names.index("item")] == 0
+    offsets, codes = fields.multi["item.tags"]
+    assert np.diff(offsets).tolist() == [2, 1, 0]
+    assert codes[0] == codes[2] < codes[1] == assembler.vocab["item.tags"]
