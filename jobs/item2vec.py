@@ -6,8 +6,8 @@ Vectors of items from who wanted them: skip-gram with negative sampling over use
 (i, j) are a wanted item and another one within `window` places of the same user's sequence, the
 window drawn anew each time so that near ones count more (Barkan and Koenigstein 2016, "Item2Vec",
 https://arxiv.org/abs/1603.04259; Mikolov et al. 2013). Items that everybody wants are left out at
-times: each occurrence stays with chance √(t/f) + t/f, f its share of all. Items seen fewer than
-`least` times have no vector.
+times: each occurrence stays with chance √(t/f) + t/f, f the item's share of all and t what it
+would be if all had the same. Items seen fewer than `least` times have no vector.
 
 One thread goes over the sequences in order, so that the same wants and seed give the same vectors;
 memory is two float32 matrices (items, width).
@@ -31,9 +31,9 @@ class Item2Vec:
     width: int = 64
     window: int = 10
     negatives: int = 5
-    rounds: int = 20  # over all sequences
+    rounds: int = 60  # over all sequences, fewer where that is more than `most` items
+    most: int = 30_000_000
     rate: float = 0.05  # falls to a hundredth of it
-    common: float = 1e-3  # t
     least: int = 2
 
 
@@ -48,9 +48,9 @@ def vectors(
     known = counts >= model.least
     stays = known[found.rows]
     users, rows = found.users[stays], found.rows[stays]
-    total = max(len(rows), 1)
-    share = np.maximum(counts, 1) / total
-    keep = np.minimum(np.sqrt(model.common / share) + model.common / share, 1.0)
+    even = len(rows) / max(known.sum(), 1) / np.maximum(counts, 1)  # t/f
+    keep = np.minimum(np.sqrt(even) + even, 1.0)
+    rounds = min(model.rounds, max(model.most // max(len(rows), 1), 5))
     chance = np.cumsum(np.where(known, counts, 0) ** 0.75)
     sizes = np.unique(users, return_counts=True)[1]
     pointer = np.concatenate([[0], np.cumsum(sizes)])
@@ -58,8 +58,8 @@ def vectors(
     inner = ((draw.random((found.items, model.width)) - 0.5) / model.width).astype(np.float32)
     outer = np.zeros((found.items, model.width), np.float32)
     state = draw.integers(1, 1 << 62, 1).astype(np.uint64)
-    for done in range(model.rounds if len(rows) else 0):
-        rates = model.rate * np.maximum(1 - np.arange(done, done + 2) / model.rounds, 0.01)
+    for done in range(rounds if len(rows) else 0):
+        rates = model.rate * np.maximum(1 - np.arange(done, done + 2) / rounds, 0.01)
         _round(
             pointer,
             rows,

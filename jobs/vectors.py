@@ -88,7 +88,7 @@ def behaviour(work: Work, draft: Path, cut: int) -> Array | None:
         )
 
         def tell(done: int) -> None:
-            work.progress(f"item2vec: round {done} of {model.rounds}")
+            work.progress(f"item2vec: round {done}")
 
         return item2vec(found, model, seed, tell)
     if settings.behaviour == "two_tower":

@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tastes: Wants) 
 def test_a_pair_is_pulled_together_as_written_naively() -> None:
     """Two items always beside each other, no negatives and nothing left to chance."""
     found = of(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.arange(4), 2)
-    model = Item2Vec(width=4, window=1, negatives=0, rounds=3, common=1e9)
+    model = Item2Vec(width=4, window=1, negatives=0, rounds=3)
     start = (np.random.default_rng(5).random((2, 4)) - 0.5) / 4
     v: Array = start.astype(np.float32).astype(float)
     c = np.zeros((2, 4))
