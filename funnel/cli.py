@@ -234,6 +234,34 @@ def build(
     _print({"generation": made}, as_json, f"published generation {made}")
 
 
+tune = typer.Typer(no_args_is_help=True, help="What the data says about settings.")
+app.add_typer(tune, name="tune")
+
+
+@tune.command("fusion")
+def tune_fusion(
+    data: DataSet,
+    config: ConfigFile = None,
+    scene: Annotated[str, typer.Option(help="Only this scene.")] = "",
+    as_json: Json = False,
+) -> None:
+    """How much each recall channel counts: fitted, shown, and kept for the next build."""
+    from jobs.build import line
+    from jobs.tune import fusion, shown
+
+    with _progress("starting Spark") as say:
+        found = fusion(
+            data,
+            load(config),
+            scene,
+            say,
+            lambda step, metrics, seconds: errors.print(
+                _escaped(line(step, metrics, seconds)), soft_wrap=True
+            ),
+        )
+    _print(found, as_json, shown(found))
+
+
 @app.command()
 def serve(
     stage: Annotated[

@@ -41,7 +41,7 @@ def answers(query: Query, config: Config, parts: Parts, filters: Filters) -> dic
     }
 
 
-def judged(work: Work, scenes: Mapping[str, Any]) -> dict[str, list[Judged]]:
+def judged(work: Work) -> dict[str, list[Judged]]:
     """By scene: training requests with what each channel found and what was wanted."""
     from jobs.requests import requests
 
@@ -50,7 +50,7 @@ def judged(work: Work, scenes: Mapping[str, Any]) -> dict[str, list[Judged]]:
     parts, filters = Parts.open(generation, config), Filters.open(generation, config)
     asked = requests(work)
     made: dict[str, list[Judged]] = {}
-    for scene in scenes:
+    for scene in config.scenes:
         wanted = [
             (query, grades)
             for query, became in asked
@@ -62,13 +62,12 @@ def judged(work: Work, scenes: Mapping[str, Any]) -> dict[str, list[Judged]]:
     return made
 
 
-def fitted(work: Work, only: str = "") -> dict[str, Fitted | str]:
+def fitted(work: Work) -> dict[str, Fitted | str]:
     """By scene: what was fitted, or why nothing was."""
     config = work.config
-    scenes = {name: s for name, s in config.scenes.items() if only in ("", name)}
     found: dict[str, Fitted | str] = {}
-    for name, requests in judged(work, scenes).items():
-        settings = scenes[name].recall
+    for name, requests in judged(work).items():
+        settings = config.scene(name).recall
         start = configured(settings, bool(config.vectors.encoder))
         channels = list(requests[0][0]) if requests else []
         if start.method not in FITTED:
@@ -84,19 +83,15 @@ def fitted(work: Work, only: str = "") -> dict[str, Fitted | str]:
     return found
 
 
-def table(fitted: Fitted) -> dict[str, Any]:
-    """As fusion/<scene>.json has it."""
-    return asdict(fitted)
-
-
 def run(work: Work) -> Mapping[str, Any]:
     targets = [fresh(draft / "fusion") for draft, _ in work.drafts]
     metrics: dict[str, Any] = {}
     for scene, found in fitted(work).items():
         if isinstance(found, str):
+            metrics[scene] = f"not fitted: {found}"
             continue
         for target in targets:
-            (target / f"{scene}.json").write_text(json.dumps(table(found), indent=1))
+            (target / f"{scene}.json").write_text(json.dumps(asdict(found), indent=1))
         best = {f"{found.best} alone": found.metrics[found.best][0]}
         kind = {"refused": True} if found.refused else {"by": f"{found.method}, {found.norm}"}
         ndcg = {"nDCG@10": found.metrics["fusion"][0], **best}
