@@ -17,9 +17,7 @@ def test_every_channel_is_asked_for_as_deep(kind: str) -> None:
     assert config.vectors.behaviour == kind
     for scene, channels in vectors.SCENES.items():
         found = config.scenes[scene].recall.channels
-        assert {name: channel.limit for name, channel in found.items()} == dict.fromkeys(
-            channels, vectors.DEPTH
-        )
+        assert {found[name].limit for name in channels} == {vectors.DEPTH}
 
 
 def test_its_steps_are_steps_of_the_build() -> None:
