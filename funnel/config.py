@@ -64,6 +64,12 @@ class Data(Section):
     user_categorical: tuple[str, ...] = Field((), description="user columns used as features")
     product_key: str = Field("", description="item column that equals for the same product")
     language: str = Field("en", description="language of the texts, for stemming (en, zh, none)")
+    items_at: int = Field(
+        0,
+        ge=0,
+        description="epoch ms; items/ holds what was upserted and deleted before, so that builds "
+        "fold only later changes into it; 0 folds all that log.dir has",
+    )
 
 
 class Build(Section):

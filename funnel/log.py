@@ -15,6 +15,7 @@ import logging
 import os
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -304,39 +305,42 @@ EVENTS = pa.schema(
 )
 
 
-class EventArchive:
-    """Copies the live log to `events/`, each event once.
+def positions(path: Path) -> list[tuple[int, ...]]:
+    """The last positions of the files of an archive, rising."""
+    return sorted(tuple(map(int, file.stem.split("-"))) for file in path.glob("[0-9]*-*.parquet"))
+
+
+class Archive(ABC):
+    """Copies a log to files, each entry once; a thread does it every few seconds.
 
     A file is named after the last position in it and appears whole, so a restart goes on exactly
     where the last file ends.
     """
 
-    def __init__(self, path: str | Path, source: EventLog, seconds: float = 5.0):
-        self.path = Path(path) / "events"
+    def __init__(self, path: Path, seconds: float = 5.0):
+        self.path, self.seconds = path, seconds
         self.path.mkdir(parents=True, exist_ok=True)
-        self.source, self.seconds = source, seconds
-        names = [tuple(map(int, file.stem.split("-"))) for file in self.path.glob("*-*.parquet")]
-        self.position = "-".join(map(str, max(names))) if names else "0"
+        self.position = "-".join(map(str, max(positions(path), default=(0,))))
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="event-archive", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"archive {path.name}", daemon=True)
         self._thread.start()
 
+    @abstractmethod
+    def copied(self) -> int:
+        """Puts what is next in the log into a file; how many entries that were."""
+
     def copy(self) -> int:
-        """Writes what has arrived since the last time; how many events that were."""
-        copied = 0
-        while arrived := self.source.events(self.position):
-            rows = [
-                {name: getattr(one.event, name) for name in EVENTS.names[:-1]}
-                | {"received_at": one.at}
-                for one in arrived
-            ]
-            position = arrived[-1].position
-            fresh = self.path / f".{position}.parquet"
-            pq.write_table(pa.Table.from_pylist(rows, schema=EVENTS), fresh, compression="zstd")
-            fresh.replace(self.path / f"{position}.parquet")
-            self.position = position
-            copied += len(arrived)
-        return copied
+        """Writes what has arrived since the last time; how many entries that were."""
+        total = 0
+        while copied := self.copied():
+            total += copied
+        return total
+
+    def put(self, position: str, rows: pa.Table) -> None:
+        fresh = self.path / f".{position}.parquet"
+        pq.write_table(rows, fresh, compression="zstd")
+        fresh.replace(self.path / f"{position}.parquet")
+        self.position = position
 
     def close(self) -> None:
         """Copies what is left, if the store still answers."""
@@ -352,7 +356,25 @@ class EventArchive:
                 told = False
             except Unavailable as error:  # goes on where it was when the store is back
                 if not told:
-                    log.warning("the archive of events waits: %s", error)
+                    log.warning("the archive %s waits: %s", self.path, error)
                 told = True
             if last:
                 return
+
+
+class EventArchive(Archive):
+    """Copies the live log to `events/`."""
+
+    def __init__(self, path: str | Path, source: EventLog, seconds: float = 5.0):
+        self.source = source
+        super().__init__(Path(path) / "events", seconds)
+
+    def copied(self) -> int:
+        arrived = self.source.events(self.position)
+        rows = [
+            {name: getattr(one.event, name) for name in EVENTS.names[:-1]} | {"received_at": one.at}
+            for one in arrived
+        ]
+        if arrived:
+            self.put(arrived[-1].position, pa.Table.from_pylist(rows, schema=EVENTS))
+        return len(arrived)

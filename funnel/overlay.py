@@ -139,7 +139,7 @@ class LiveCatalogue(Catalogue):
 
         How the changes are cut into calls makes no difference to what is there afterwards.
         """
-        parts = [self._fitted(c.items) for c in changes if c.items is not None]
+        parts = [fitted(c.items, self.table.schema) for c in changes if c.items is not None]
         table = pa.concat_tables([self.table.schema.empty_table(), *parts]).combine_chunks()
         ids = table.column(self.key).to_pylist()
         with self._lock:
@@ -153,19 +153,6 @@ class LiveCatalogue(Catalogue):
             self.version += 1
         there = np.array([fate[int(row)] for row in rows[last]], bool)
         return Applied(rows[last][there], table.take(pa.array(last[there])))
-
-    def _fitted(self, items: pa.Table) -> pa.Table:
-        """The items with the columns of this generation; what it does not know is left out."""
-        columns = []
-        for field in self.table.schema:
-            column = pa.nulls(len(items), field.type)
-            if field.name in items.column_names:
-                try:
-                    column = items.column(field.name).cast(field.type)
-                except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                    log.warning("upserted items go without '%s': %s", field.name, error)
-            columns.append(column)
-        return pa.table(columns, schema=self.table.schema)
 
     def _placed(self, ids: Sequence[str]) -> Rows:
         """The rows of the ids; those that are new get theirs."""
@@ -269,6 +256,20 @@ class LiveCatalogue(Catalogue):
         if name not in self._columns:
             self._columns[name] = _Column(self._array(name), missing)
         return self._columns[name]
+
+
+def fitted(items: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The items with the columns of a schema; what it does not name is left out."""
+    columns = []
+    for field in schema:
+        column = pa.nulls(len(items), field.type)
+        if field.name in items.column_names:
+            try:
+                column = items.column(field.name).cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                log.warning("upserted items go without '%s': %s", field.name, error)
+        columns.append(column)
+    return pa.table(columns, schema=schema)
 
 
 class _Column:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from funnel.changes import ChangeArchive
 from funnel.config import STAGES, Config
 from funnel.errors import BadConfig, FunnelError, Unavailable
 from funnel.gateway import Gateway, Serving
@@ -157,10 +158,12 @@ def _features(config: Config, stack: ExitStack) -> Server:
 
     store = _store(config, stack, start=True)
     seeded(store, config)
+    log = CatalogueLog(store, config.store.catalogue_length)
     if config.log.dir:
         archive = EventArchive(config.log.dir, store, config.log.seconds)
         stack.callback(archive.close)
-    log = CatalogueLog(store, config.store.catalogue_length)
+        changes = ChangeArchive(config.log.dir, log, config.log.seconds)
+        stack.callback(changes.close)
     services: Sequence[Service] = [FeaturesService(store), CatalogService(log, Columns(config))]
     return Server(config.serve.features, services, config.serve.workers)
 

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from funnel.changes import end
 from funnel.config import Config
 from funnel.dataset import TABLES, digest
 from funnel.errors import Occupied
@@ -93,7 +94,7 @@ STEPS = (
         "items",
         tables=("items",),
         sections=("data",),
-        code=("funnel/catalogue.py", "features/tokens.py"),
+        code=("funnel/catalogue.py", "funnel/changes.py", "features/tokens.py"),
         makes=(*both("items"), "tables/item_rows"),
     ),
     Step(
@@ -246,6 +247,7 @@ def key(step: Step, work: Work, done: Mapping[str, str]) -> str:
         [done[name] for name in step.after],
         [work.past, work.until],
         step.asked(work.config),
+        end(work.config.log.dir) if step.name == "items" else "",  # what there is to fold
     ]
     text = json.dumps(parts, sort_keys=True)
     return blake2b(text.encode(), digest_size=12).hexdigest()

@@ -20,6 +20,7 @@ from funnel.errors import BadGeneration
 from funnel.generation import Generation, Manifest
 from jobs.command import command
 from jobs.golden import path, verified
+from jobs.items import position
 from jobs.work import Work, read_state
 
 
@@ -45,6 +46,7 @@ def run(work: Work, now: int | None = None) -> dict[str, Any]:
         spec=Spec.of(work.config).hash,
         code=__version__,
         created_at=made,
+        catalog_position=position(work),
         metrics={name: step.get("metrics", {}) for name, step in steps.items()},
         golden=tuple(golden),
     )
