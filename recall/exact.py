@@ -16,6 +16,7 @@ from funnel.types import Array, best
 from recall.masks import Mask
 
 ALL = np.empty(0, np.bool_)
+SPARE = 1024  # places that are found before the worst of them are left behind, beside the limit
 
 # Of queries times vectors; FAISS's default lets batches of hundreds go query by query.
 faiss.cvar.distance_compute_blas_threshold = 1
@@ -28,7 +29,7 @@ def scan(vectors: Array, query: Array, mask: Mask | None, limit: int) -> tuple[A
     the query, as an all-zero vector, is not found.
     """
     query = np.ascontiguousarray(query, np.float32)
-    rows, scores = _products(vectors, query, ALL if mask is None else mask)
+    rows, scores = _first(vectors, query, ALL if mask is None else mask, max(limit, 1))
     order = best(scores, rows, limit)
     return rows[order], scores[order]
 
@@ -52,22 +53,32 @@ def scan_batch(vectors: Array, queries: Array, limit: int) -> tuple[Array, Array
 # Sums may be reordered, so that a row's products fill the vector registers. All callers of one
 # kernel share one order: the score of an item does not depend on who else is allowed.
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
-def _products(vectors, query, mask):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _first(vectors, query, mask, limit):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """What may be among the first `limit`, by row; what is worse than so many is left behind."""
     n, d = vectors.shape
     every = len(mask) == 0
-    room = n if every else 0
-    for place in range(len(mask)):
-        room += mask[place]
+    room = min(2 * limit + SPARE, n + 1)
     rows, scores = np.empty(room, np.int32), np.empty(room, np.float32)
-    count = 0
+    count, least = 0, np.float32(-np.inf)
     for row in range(n):
         if every or mask[row]:
             total = np.float32(0)
             for axis in range(d):
                 total += vectors[row, axis] * query[axis]
-            if total != 0:
+            # Rows rise, so that one as good as the last of `limit` loses to it.
+            if total > least and total != 0:
                 rows[count], scores[count] = row, total
                 count += 1
+                if count == room:
+                    least = np.partition(scores, room - limit)[room - limit]
+                    equal = limit - np.sum(scores > least)
+                    count = 0
+                    for place in range(room):
+                        if scores[place] == least:
+                            equal -= 1
+                        if scores[place] > least or (scores[place] == least and equal >= 0):
+                            rows[count], scores[count] = rows[place], scores[place]
+                            count += 1
     return rows[:count], scores[:count]
 
 

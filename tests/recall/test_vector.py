@@ -219,3 +219,19 @@ def test_a_reader_sees_a_whole_batch_or_none() -> None:
     assert held.allowed_of_base(None, 20) is not None
     np.testing.assert_array_equal(held.vectors[: held.count], [first, first])
     np.testing.assert_array_equal(living.vectors_of(np.array([3, 30])), [second, second])
+
+
+def test_the_scan_keeps_the_lower_of_equal_rows_whatever_it_left_behind() -> None:
+    """Products of few values, so that most are equal, and more of them than the scan holds."""
+    draw = np.random.default_rng(11)
+    vectors = draw.integers(-2, 3, (9000, 3)).astype(np.float32)
+    asked = np.array([1, 2, 1], np.float32)
+    products = vectors @ asked
+    allowed = draw.random(9000) < 0.7
+    for mask in (None, allowed):
+        places = np.flatnonzero((products != 0) & (True if mask is None else mask))
+        order = places[np.lexsort((places, -products[places]))]
+        for limit in (0, 1, 40, 500, 5000, 9000):
+            rows, scores = scan(vectors, asked, mask, limit)
+            np.testing.assert_array_equal(rows, order[:limit])
+            np.testing.assert_array_equal(scores, products[order[:limit]])
