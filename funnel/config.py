@@ -264,8 +264,8 @@ class Vectors(Section):
     gpu: Literal["auto", "off", "search"] = Field(
         "auto", description="auto: a GPU that is there builds graphs; search: it answers too"
     )
-    hnsw_m: Positive = Field(16, description="links of an HNSW node")
-    hnsw_build: Positive = Field(80, description="candidates looked at while building HNSW")
+    hnsw_m: Positive = Field(32, description="links of an HNSW node")
+    hnsw_build: Positive = Field(120, description="candidates looked at while building HNSW")
     hnsw_search: Positive = Field(256, description="candidates looked at while searching HNSW")
 
 

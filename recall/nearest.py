@@ -36,6 +36,7 @@ SECOND_LOOK = 4  # quantised hits that are looked at again, for each one wanted
 # lets the walk look at `limit / share · SLACK` candidates (docs/recall.md).
 WALK = 300
 SLACK = 1.2
+BREADTH = 1.5  # candidates of a walk at least, for each place that is wanted
 
 
 def write_index(path: Path, vectors: Array, settings: Vectors) -> Size:
@@ -139,7 +140,7 @@ class Nearest:
         if not np.any(query) or limit <= 0:
             return np.empty(0, np.int32), np.empty(0, np.float32)
         share = 1.0 if mask is None else float(np.count_nonzero(mask)) / len(self)
-        breadth = max(self.settings.hnsw_search, limit)
+        breadth = max(self.settings.hnsw_search, int(BREADTH * limit))
         if mask is not None:
             breadth = int(max(breadth, SLACK * limit / max(share, 1e-9)))
         if self.index is None or share * len(self) <= WALK * breadth:

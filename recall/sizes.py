@@ -11,7 +11,7 @@ from funnel.config import Vectors
 
 SMALL = 5000  # vectors that are scanned faster than a graph is walked
 CODE = 4  # dimensions in one byte of a product-quantised vector
-LINK_SECONDS = 1.4e-8  # to build, per vector, candidate and dimension; measured on one core
+LINK_SECONDS = 2e-8  # to build, per vector, candidate and dimension; measured on one core
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def test_the_kind_follows_the_budget() -> None:
 
     assert kind(4999, index="hnsw") == "flat"
     assert kind(1_000_000) == "hnsw"
-    assert kind(1_000_000, memory_mb=300) == "hnsw_sq8"
+    assert kind(1_000_000, memory_mb=400) == "hnsw_sq8"
     assert kind(1_000_000, memory_mb=100) == kind(1_000_000, memory_mb=1) == "ivfpq"
     assert kind(1_000_000, index="flat", memory_mb=1) == "flat"
 
