@@ -3,7 +3,7 @@ Lexical search on a simulated catalogue: BM25's best 1,000 of many titles, and `
 
 Words are drawn by Zipf's law, a title has 4 to 12 of them; a query is 1 to 4 words of some title,
 so that common words are asked for as often as they stand there. The queries take turns between the
-engines, one at a time. Both index the same words; `bm25s` runs with numba.
+engines, one at a time. Both index the same words; `bm25s` runs with NumPy and with numba.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,17 +74,18 @@ def opened(path: Path, words: Array, ends: Array) -> tuple[BM25, float]:
     return channel, seconds
 
 
-def peer(words: Array, ends: Array) -> tuple[Callable[[Sequence[str]], Any], float]:
-    """`bm25s` over the same words, its numba kernels on."""
+def peer(words: Array, ends: Array, backend: str) -> tuple[Callable[[Sequence[str]], Any], float]:
+    """`bm25s` over the same words, with its NumPy or its numba kernels."""
     import bm25s
 
     corpus = [words[ends[row] : ends[row + 1]].tolist() for row in range(len(ends) - 1)]
     vocabulary = {f"w{w}": w for w in range(WORDS)}
-    index = bm25s.BM25(k1=1.2, b=0.6, method="lucene", backend="numba")
+    index = bm25s.BM25(k1=1.2, b=0.6, method="lucene", backend=backend)
     start = time.perf_counter()
     index.index((corpus, vocabulary), show_progress=False)
     seconds = time.perf_counter() - start
-    index.activate_numba_scorer()
+    if backend == "numba":
+        index.activate_numba_scorer()
 
     def find(query: Sequence[str]) -> Any:
         return index.retrieve([list(query)], k=LIMIT, show_progress=False, n_threads=0)
@@ -109,7 +111,7 @@ def searched(channel: BM25, mask: Mask | None, query: Sequence[str]) -> Candidat
 
 
 def measure(n: int, count: int, seed: int, with_peer: bool = True) -> list[dict[str, Any]]:
-    """A row an engine and filter; times in ms, `ratio` against the peer's median."""
+    """A row an engine and filter; times in ms, and as ratios of the medians of `bm25s`."""
     words, ends = titles(n, seed)
     queries = asked(words, ends, count + WARM, seed + 1)
     draw = np.random.default_rng(seed + 2)
@@ -118,15 +120,23 @@ def measure(n: int, count: int, seed: int, with_peer: bool = True) -> list[dict[
     with tempfile.TemporaryDirectory() as path:
         channel, seconds = opened(Path(path), words, ends)
         built = {"bm25": seconds}
+        plain = {"proximity": 0.0, "typo_weight": 0.0}  # what the peer does
+        alone = replace(channel, settings=channel.settings.model_copy(update=plain))
         engines: dict[str, Callable[[Sequence[str]], Any]] = {
-            "bm25": partial(searched, channel, None)
+            "bm25": partial(searched, channel, None),
+            "bm25, words alone": partial(searched, alone, None),
         }
         for name, mask in masks.items():
             engines[f"bm25, {name}"] = partial(searched, channel, mask)
         if with_peer:
-            engines["bm25s (numba)"], built["bm25s (numba)"] = peer(words, ends)
+            for backend in ("numpy", "numba"):
+                name = f"bm25s ({backend})"
+                engines[name], built[name] = peer(words, ends, backend)
         spent = timed(engines, queries)
-        slow = float(np.median(spent["bm25s (numba)"])) if with_peer else float("nan")
+        slow, fast = (
+            float(np.median(spent[f"bm25s ({backend})"])) if with_peer else float("nan")
+            for backend in ("numpy", "numba")
+        )
         for name, values in spent.items():
             p50, p99 = np.percentile(values, [50, 99])
             made.append(
@@ -134,7 +144,8 @@ def measure(n: int, count: int, seed: int, with_peer: bool = True) -> list[dict[
                     "method": name,
                     "p50 ms": float(p50),
                     "p99 ms": float(p99),
-                    "ratio": slow / float(p50),
+                    "x bm25s": slow / float(p50),
+                    "x numba": fast / float(p50),
                     "build s": built.get(name, built["bm25"]),
                     "peak_mb": harness.peak_mb(),
                 }
