@@ -134,13 +134,15 @@ class Service:
 
 
 @contextmanager
-def served(config: Config, file: Path, place: Path) -> Iterator[list[Service]]:
-    """Every service as a process, all SERVING; ended in reverse order."""
+def served(
+    config: Config, file: Path, place: Path, names: Sequence[str] = SERVICES
+) -> Iterator[list[Service]]:
+    """The services, each as a process, all SERVING; ended in reverse order."""
     from funnel.remote import serving
 
     services: list[Service] = []
     try:
-        for name in SERVICES:
+        for name in names:
             log = place / f"{name}.log"
             with log.open("wb") as out:
                 services.append(
