@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,26 @@ def folded(items: pa.Table, path: str | Path, since: int = 0) -> Folded:
     both = both.take(pc.sort_indices(both.column("item_id")))
     again = pc.sum(pc.is_in(fresh.column("item_id"), value_set=items.column("item_id"))).as_py()
     return Folded(both, position, len(fresh), len(items) - len(kept) - (again or 0))
+
+
+def archived(path: str | Path, after: str = "0") -> Iterator[Change]:
+    """The archived changes after a position, in their order: a live catalogue that applies them has
+    the rows that every process of that time had."""
+    start = tuple(map(int, f"{after}-0".split("-")[:2]))
+    for name in positions(Path(path) / FOLDER):
+        if name <= start:
+            continue
+        found = _read(Path(path) / FOLDER / f"{name[0]}-{name[1]}.parquet", 0)
+        later = [tuple(map(int, p.split("-"))) > start for p in found.column(POSITION).to_pylist()]
+        found = found.filter(pa.array(later, pa.bool_()))
+        gone = found.column(DELETED).to_numpy()
+        edges = (np.flatnonzero(gone[1:] != gone[:-1]) + 1).tolist()
+        for first, stop in pairwise([0, *edges, len(found)]):
+            part = found.slice(first, stop - first)
+            if gone[first]:
+                yield Change(None, tuple(part.column("item_id").to_pylist()))
+            else:
+                yield Change(part.drop_columns([POSITION, DELETED]))
 
 
 def _before(since: int) -> tuple[int, int]:

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from funnel.changes import archived
 from funnel.config import Config
 from funnel.errors import BadData, BadGeneration
 from funnel.generation import Generation, current
 from funnel.log import Logged, read
 from funnel.metrics import bootstrap_interval, ndcg_at_k
+from funnel.overlay import LiveCatalogue
 from funnel.pipeline import Pipeline, offline
 from funnel.timeline import Events, Timeline, groups, read_events
 from funnel.types import NO_ITEM, Array, History, Query, Rows
@@ -97,14 +99,18 @@ class Side:
         return self._runners[wanted]
 
     def origin(self, logged: str) -> Generation:
-        """The generation that a request was logged with: the log's row numbers are its own."""
+        """The generation that a request was logged with, and what came into its catalogue later:
+        the log's row numbers are theirs."""
         if logged not in self._logged:
             if not (self.root / logged).is_dir():
                 raise BadGeneration(
                     f"the log names generation {logged}, which is not in {self.root}: its row "
                     "numbers cannot be read without it"
                 )
-            self._logged[logged] = Generation.open(self.root / logged)
+            opened = Generation.open(self.root / logged, live=True)
+            assert isinstance(opened.items, LiveCatalogue)
+            opened.items.apply(list(archived(self.log, opened.manifest.catalog_position)))
+            self._logged[logged] = opened
         return self._logged[logged]
 
     def ask(self, entry: Logged, origin: Callable[[str], Generation]) -> tuple[Rows, float]:

@@ -14,7 +14,7 @@ import pytest
 
 from features.embedded import Embedded
 from features.store import Store
-from funnel.changes import FOLDER, ChangeArchive, end, folded
+from funnel.changes import FOLDER, ChangeArchive, archived, end, folded
 from funnel.config import parse
 from funnel.errors import BadData
 from funnel.generation import Generation
@@ -58,7 +58,7 @@ def log(store: Store) -> CatalogueLog:
     return CatalogueLog(store, 10_000)
 
 
-def archived(path: Path, log: CatalogueLog) -> None:
+def archive(path: Path, log: CatalogueLog) -> None:
     ChangeArchive(path, log, 60.0).close()
 
 
@@ -81,8 +81,8 @@ def test_a_fold_is_the_changes_one_after_the_other(tmp_path: Path, log: Catalogu
             log.append(upsert(*rows))
             oracle |= {row["item_id"]: row for row in rows}
         if turn % 30 == 0:
-            archived(tmp_path, log)  # a restart goes on where the last file ends
-    archived(tmp_path, log)
+            archive(tmp_path, log)  # a restart goes on where the last file ends
+    archive(tmp_path, log)
     assert len(list((tmp_path / FOLDER).glob("*.parquet"))) == 5
     found = folded(pa.Table.from_pylist(first, SCHEMA), tmp_path)
     assert found.position == end(tmp_path) == log.position()
@@ -95,7 +95,7 @@ def test_a_fold_is_the_changes_one_after_the_other(tmp_path: Path, log: Catalogu
 def test_what_the_data_set_has_already_is_not_folded(tmp_path: Path, log: CatalogueLog) -> None:
     rows = pa.Table.from_pylist([{"item_id": "a", "title": "of the data set"}], SCHEMA)
     log.append(upsert({"item_id": "a", "title": "old"}))
-    archived(tmp_path, log)
+    archive(tmp_path, log)
     arrived = int(log.position().split("-")[0])
     assert plain(folded(rows, tmp_path, arrived).items)["a"]["title"] == "old"
     later = folded(rows, tmp_path, arrived + 1)
@@ -160,12 +160,19 @@ def test_a_build_folds_what_the_live_catalogue_had(
         gone("n2"),
         upsert({"item_id": "i01", "title": "Back again, a lamp", **lamp}),
     ]
-    for change in changes:
-        log.append(change)
+    entries = [log.append(change) for change in changes]
     assert isinstance(before.items, LiveCatalogue)
     applied = before.items.apply(changes)
     channel.upsert(applied.rows, applied.items)
-    archived(tmp_path, log)
+    archive(tmp_path, log)
+    # Who reads the archive instead of the log comes to the same rows.
+    again = Generation.open(work.draft, check=False, live=True).items
+    assert isinstance(again, LiveCatalogue)
+    again.apply(list(archived(tmp_path)))
+    every = np.arange(len(before.items))
+    assert again.item_ids(every) == before.items.item_ids(every)
+    assert attributes(again) == attributes(before.items)
+    assert [len(change) for change in archived(tmp_path, entries[1])] == [2, 1, 1]
 
     assert items.run(work) == {"items": 12, "upserted": 3, "deleted": 1}
     assert events.run(work) == {"events": 12, "unknown_actions": 0, "unknown_items": 1}
