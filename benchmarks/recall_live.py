@@ -40,7 +40,7 @@ from funnel.intake import Item
 from funnel.live import LiveGenerations
 from funnel.overlay import LiveCatalogue
 from funnel.remote import RemoteCatalog, RemoteStage
-from funnel.types import Candidates, Filter, Query
+from funnel.types import Array, Candidates, Filter, Query
 from recall import postings
 from recall.bm25 import BM25, META, write_index
 from recall.encoder import LSA
@@ -286,40 +286,47 @@ def compared(shop: Shop, seed: int) -> dict[str, float]:
         assert lexical is not None
         assert vector is not None
         held.follower.upserts += [lexical.upsert, vector.upsert]
+        queries = asked(shop, np.random.default_rng(seed), ASKED)
+        first = np.load(shop.generation / "vector/text.npy")
+        before = overlap(vector, first, np.ones(len(first), bool), queries)
         start = time.perf_counter()
         held.follower.start(600.0)
         replayed = time.perf_counter() - start
         live = held.generation.items
         assert isinstance(live, LiveCatalogue)
-        queries = asked(shop, np.random.default_rng(seed), ASKED)
-        recall = overlap(vector, live, queries)
+        alive = np.ones(len(live), bool) if live.alive is None else live.alive
+        recall = overlap(vector, encoded(vector, live), alive, queries)
         rebuilt, seconds = rebuild(shop, vector)
         merged = joined(shop, lexical, live)
         equal = difference(rebuilt, merged, queries)
         drift = difference(rebuilt, (live, lexical), queries)
     return {
         "the log anew, s": replayed,
-        f"ANN recall@{NEAREST}": recall,
+        f"ANN recall@{NEAREST} before": before,
+        f"ANN recall@{NEAREST} after": recall,
         "a build of the items as they are, s": seconds,
         "BM25 once merged, most difference to that build": equal,
         "BM25 before, most difference to that build": drift,
     }
 
 
-def overlap(vector: Vector, live: LiveCatalogue, queries: Sequence[Query]) -> float:
-    """The share of the exact nearest that the channel finds."""
-    assert vector.text is not None
+def encoded(vector: Vector, live: LiveCatalogue) -> Array:
+    """(rows, WIDTH) the vectors of the items as they are now, encoded anew."""
     assert vector.encoder is not None
     rows = np.arange(len(live))
-    alive = live.alive if live.alive is not None else np.ones(len(rows), bool)
-    all = np.zeros((len(rows), WIDTH), np.float32)
+    parts = []
     for start in range(0, len(rows), 10_000):
         part = live.take(rows[start : start + 10_000]).column("title").to_pylist()
-        all[start : start + 10_000] = vector.encoder.encode(part)
+        parts.append(vector.encoder.encode(part))
+    return np.concatenate(parts)
+
+
+def overlap(vector: Vector, vectors: Array, alive: Array, queries: Sequence[Query]) -> float:
+    """The share of the exact nearest of `vectors` (n, WIDTH) that the channel finds."""
+    assert vector.encoder is not None
     shares = []
     for query in queries:
-        wanted = vector.encoder.encode([query.text])[0]
-        exact, _ = scan(all, wanted, alive, NEAREST)
+        exact, _ = scan(vectors, vector.encoder.encode([query.text])[0], alive, NEAREST)
         if len(exact):
             found = vector.find(query, alive, NEAREST).rows
             shares.append(len(np.intersect1d(found, exact)) / len(exact))
@@ -384,7 +391,7 @@ def scores(indexed: Indexed, query: Query) -> dict[str, float]:
 WANTED = {
     "steady upserts, items/s": "≥ 2,000",
     "one of them is found after, ms, most": "≤ 1,000",
-    f"ANN recall@{NEAREST}": "≥ 0.95",
+    f"ANN recall@{NEAREST} after": "≥ 0.95",
     "BM25 once merged, most difference to that build": "≤ 1e-6",
 }
 

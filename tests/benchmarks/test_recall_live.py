@@ -4,7 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.recall_live import asked, built, churned, difference, joined, overlap, rebuild
+from benchmarks.recall_live import (
+    asked,
+    built,
+    churned,
+    difference,
+    encoded,
+    joined,
+    overlap,
+    rebuild,
+)
 from funnel.changes import FOLDER, table
 from funnel.generation import Generation
 from funnel.live import Entry
@@ -40,4 +49,5 @@ def test_a_merged_index_is_compared_with_a_build_of_the_same_items(tmp_path: Pat
     queries = asked(shop, np.random.default_rng(3), 30)
     assert difference(rebuilt, joined(shop, lexical, live), queries) <= 1e-6
     assert 1e-6 < difference(rebuilt, (live, lexical), queries) < 5
-    assert overlap(vector, live, queries) > 0.95
+    assert live.alive is not None
+    assert overlap(vector, encoded(vector, live), live.alive, queries) > 0.95
