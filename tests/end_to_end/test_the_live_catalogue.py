@@ -1,7 +1,8 @@
 """
 An item comes, changes and goes while all services run, told over real sockets.
 
-Only items that the shop does not have are touched: the other tests in here share its services.
+Only items that the shop does not have are touched, but for the last test, after which another
+generation is published: the other tests in here share its services.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import numpy as np
 import pytest
 
 from features.store import Store
+from funnel.changes import end
 from funnel.config import Config
 from funnel.errors import NotFound
-from funnel.live import LiveGeneration, LiveGenerations
+from funnel.generation import Generation
+from funnel.live import CatalogueLog, LiveGeneration, LiveGenerations
 from funnel.remote import RemoteCatalog, RemoteFunnel
-from funnel.types import Filter
+from funnel.types import NO_ITEM, Filter
 
 NEW = {
     "item_id": "brand-new-1",
@@ -147,3 +150,28 @@ def test_a_file_of_items_is_upserted_and_deleted_on_the_command_line(
         until(lambda: ids(funnel, "axolotl", filters=YXWORK) == [])
     file.write_text(json.dumps({**good, "price": -1}))
     command("upsert", str(file), *config, code=1)
+
+
+def test_the_next_build_has_what_came_and_not_what_went(
+    shop: Any, together: Config, command: Callable[..., str]
+) -> None:
+    before: Generation = shop.generation
+    gone = before.items.item_ids(np.array([3, 30]))
+    with calling(together) as (funnel, catalog), Store.open(together, start=False) as store:
+        catalog.upsert([{**NEW, "item_id": "built-in", "title": "Tardigrade lantern"}])
+        catalog.delete(gone)
+        position = CatalogueLog(store, 1).position()
+        until(lambda: end(together.log.dir) == position)
+        command("build", str(shop.data), "--config", str(shop.file), "--json")
+        after: Generation = shop.generation
+        assert after.manifest.catalog_position == position
+        assert len(after.items) == len(before.items) - 1
+        assert after.items.rows(gone).tolist() == [NO_ITEM, NO_ITEM]
+        until(lambda: funnel.search("tardigrade").generation == after.id, 60)
+        assert "built-in" in ids(funnel, "tardigrade", filters=ZYXWOR)
+        assert funnel.similar("built-in").generation == after.id
+        for id in gone:
+            with pytest.raises(NotFound, match="no item"):
+                funnel.similar(id)
+        catalog.upsert([{**NEW, "item_id": "newer", "title": "Tardigrade lamp"}])
+        until(lambda: sorted(ids(funnel, "tardigrade", filters=ZYXWOR)) == ["built-in", "newer"])
