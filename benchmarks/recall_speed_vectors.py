@@ -3,7 +3,7 @@ Vectors of a simulated catalogue: the exact scan, alone, filtered and in batches
 
 Vectors of length 1 lie around centres, as those of items do around their kinds; queries are drawn
 as the vectors are. The exact scan is the truth that HNSW is held against, and FAISS with its own
-threshold for BLAS the peer of the batches. One request at a time, after warm-up.
+threshold for BLAS the peer of the batches. One request at a time on one thread, after warm-up.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ def measure(
     """A row a way to search; times in ms, `recall` at 500 against the exact scan under the same
     filter."""
     settings = Config().vectors
+    faiss.omp_set_num_threads(1)  # as in serving, and for the peer alike
     around = centres(max(n // 1000, 1), seed)
     vectors = drawn(n, around, spread, seed + 1)
     queries = drawn(count + WARM, around, spread, seed + 2)
@@ -123,7 +124,6 @@ def measure(
         index = built(vectors, "hnsw", settings)
         seconds = time.perf_counter() - start
         nearest = Nearest(vectors, index, settings)
-        faiss.omp_set_num_threads(1)
         for name, mask in masks.items():
             found, spent = timed(partial(searched, nearest, mask), queries)
             recall = overlap(found, truth[name])
