@@ -218,7 +218,7 @@ def test_the_job_makes_a_channel_that_searches_what_users_meant(
     channels = {"two_tower": {"limit": 10}}
     settings = {
         "scenes": {"search": {"recall": {"channels": channels}}},
-        "two_tower": {"width": 8, "hidden": 8, "buckets": 512, "epochs": 4},
+        "two_tower": {"width": 8, "hidden": 8, "buckets": 512, "learning_rate": 0.005},
     }
     work = opened(data_set(items=goods, events=log), settings)
     items.run(work)
