@@ -1,8 +1,8 @@
 """
 The whole recall stage on a simulated catalogue: all channels, filtered, fused to 2,000 candidates.
 
-Titles as in recall_speed_lexical; users want items of a few neighbourhoods each, in sessions. The
-indices are made by the code of the jobs. A process of its own then opens the generation as a
+Titles as in recall_speed_lexical; users want items of a neighbourhood each. The indices are made by
+the code of the jobs; item_cf has the lists of graph, and als factors are drawn. A process of its own then opens the generation as a
 service does, and answers one request at a time; what is printed of it is its own memory, and its
 time from the first import to the last warm-up.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,17 +32,17 @@ from funnel.catalogue import write_catalogue
 from funnel.config import Config, parse
 from funnel.generation import Generation, Manifest
 from funnel.types import Candidates, Filter, Query
-from jobs import wants
+from jobs import als, wants
 from jobs.vectors import factors
 from jobs.wants import Wants
 from recall.bm25 import write_index as write_words
 from recall.encoder import LSA
 from recall.nearest import write_index as write_vectors
 
-TRAINED = ("popular", "item_cf", "swing", "graph", "als", "live")
+TRAINED = ("popular", "swing", "graph", "live")
 SEARCH = {"bm25": {"limit": 1000}, "vector": {"limit": 500}}
 HOME = {"item_cf": {"limit": 500}, "vector": {"limit": 500}, "popular": {"limit": 500}}
-EVERY = {**SEARCH, **{name: {"limit": 500} for name in TRAINED}}
+EVERY = {**SEARCH, **{name: {"limit": 500} for name in ("item_cf", *TRAINED, "als")}}
 KEEP = 2000
 WIDTH = 64
 NEAR = 1000  # items of a neighbourhood
@@ -124,6 +125,11 @@ def built(path: Path, n: int, seed: int, config: Config) -> dict[str, float]:
     for name in TRAINED:
         cf.train(name, path, found, config)
         took(name)
+    # What takes a trainer long and does not change how long a request takes.
+    shutil.copytree(path / "graph", path / "item_cf")
+    drawn = (draw.standard_normal((n, als.ALS().width)) / 10).astype(np.float32)
+    als.write(path / "als", drawn, als.gram(drawn, als.ALS()), als.ALS())
+    took("item_cf, als")
     np.save(path / "vector/behaviour.npy", factors(path, WIDTH, seed))
     took("behaviour vectors")
     for name in ("text", "behaviour"):
