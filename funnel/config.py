@@ -29,6 +29,7 @@ CHANNELS = (
     "spectral",
     "live",
     "popular",
+    "new",
 )
 STAGES = ("recall", "prerank", "rank", "rerank")
 
@@ -305,6 +306,14 @@ class Behaviour(Section):
     )
 
 
+class New(Section):
+    """Which items are cold: the channel new. What comes while it serves always is."""
+
+    days: float = Field(14.0, ge=0.0, description="made so many days before the cut, or later")
+    events: int = Field(5, ge=0, description="wanted fewer times than this before the cut")
+    most: Positive = Field(50_000, description="cold items, the newest ones; they are scanned")
+
+
 class Prerank(Section):
     """LightGBM."""
 
@@ -362,6 +371,7 @@ class Config(Section):
     vectors: Vectors = Field(default_factory=Vectors)
     two_tower: TwoTower = Field(default_factory=TwoTower)
     behaviour: Behaviour = Field(default_factory=Behaviour)
+    new: New = Field(default_factory=New)
     prerank: Prerank = Field(default_factory=Prerank)
     rank: Rank = Field(default_factory=Rank)
     serve: Serve = Field(default_factory=Serve)

@@ -136,6 +136,14 @@ STEPS = (
     behaviour("spectral"),
     behaviour("live", "recall/live.py"),
     Step(
+        "new",
+        after=("items", "events"),
+        sections=("data", "new"),
+        makes=both("new"),
+        needs="scene that asks for new",
+        channel="new",
+    ),
+    Step(
         "two_tower",
         after=("items", "events"),
         sections=("data", "behaviour", "two_tower", "vectors", "build"),
@@ -190,7 +198,15 @@ STEPS = (
     ),
     Step(
         "fusion",
-        after=("requests", "item_stats", *BEHAVIOUR, "two_tower", "index_vector", "index_bm25"),
+        after=(
+            "requests",
+            "item_stats",
+            *BEHAVIOUR,
+            "new",
+            "two_tower",
+            "index_vector",
+            "index_bm25",
+        ),
         sections=("scenes", "build"),
         code=("recall",),
         makes=both("fusion"),

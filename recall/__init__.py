@@ -24,6 +24,7 @@ from recall.fusion import Fusion, fusion_of
 from recall.item_cf import ItemCF
 from recall.live import Live
 from recall.neighbours import opener
+from recall.new import New
 from recall.popular import Popular
 from recall.spectral import Spectral
 from recall.tfidf import TFIDF
@@ -45,6 +46,7 @@ OPENERS: Mapping[str, Callable[[Generation, Config], Channel | None]] = {
     "spectral": Spectral.open,
     "live": Live.open,
     "popular": Popular.open,
+    "new": New.open,
 }
 
 

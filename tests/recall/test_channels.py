@@ -37,10 +37,8 @@ from recall.user_cf import UserCF
 from recall.vector import Vector
 
 N = 600
-EVERY = {
-    name: {"limit": 500}
-    for name in ("tfidf", "two_tower", "swing", "graph", "user_cf", "als", "spectral", "live")
-}
+OTHERS = ("tfidf", "two_tower", "swing", "graph", "user_cf", "als", "spectral", "live", "new")
+EVERY = {name: {"limit": 500} for name in OTHERS}
 CONFIG = parse(
     {
         "scenes": {"all": {"recall": {"channels": EVERY}}},
@@ -69,8 +67,9 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     )
     numbers = ["price", "available"]
     write_catalogue(path / "items", items, ["category", "brand"], ["tags"], numbers)
-    for part in ("popular", "item_cf", "vector"):
+    for part in ("popular", "item_cf", "vector", "new"):
         (path / part).mkdir()
+    np.save(path / "new/rows.npy", draw.permutation(N)[:90].astype(np.int32))
     np.save(path / "popular/rows.npy", draw.permutation(N)[:400].astype(np.int32))
     np.save(path / "popular/scores.npy", np.linspace(1, 0.1, 400).astype(np.float32))
     size = draw.integers(0, 30, N)
@@ -129,6 +128,7 @@ CHANNELS = [
     "spectral",
     "live",
     "popular",
+    "new",
 ]
 QUERIES = {
     "nothing": Query(),
