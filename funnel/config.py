@@ -306,6 +306,24 @@ class Behaviour(Section):
     )
 
 
+class Popular(Section):
+    """What most people wanted lately, of all and of each category."""
+
+    by: str = Field(
+        "category",
+        description="categorical or multi-valued item column whose values have popular items of "
+        "their own; empty: none",
+    )
+    each: Positive = Field(500, description="popular items kept for a value")
+    own: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="how much the values count that the user, or the item asked about, is of; 0: "
+        "what is popular is so for everybody",
+    )
+
+
 class New(Section):
     """Which items are cold: the channel new. What comes while it serves always is."""
 
@@ -371,6 +389,7 @@ class Config(Section):
     vectors: Vectors = Field(default_factory=Vectors)
     two_tower: TwoTower = Field(default_factory=TwoTower)
     behaviour: Behaviour = Field(default_factory=Behaviour)
+    popular: Popular = Field(default_factory=Popular)
     new: New = Field(default_factory=New)
     prerank: Prerank = Field(default_factory=Prerank)
     rank: Rank = Field(default_factory=Rank)

@@ -116,8 +116,8 @@ STEPS = (
     Step(
         "item_stats",
         after=("events",),
-        sections=("data", "features"),
-        code=("features/fold.py",),
+        sections=("data", "features", "popular"),
+        code=("features/fold.py", "recall/categories.py"),
         makes=both("counters", "popular"),
         needs="events",
     ),

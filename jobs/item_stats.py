@@ -3,7 +3,8 @@ Counters of items as of the cut, and the popular items.
 
 Writes into a draft counters/state.npy (n, C) float64 and counters/names.json: decayed counts of
 `features.fold.counted` actions by each half-life with the cut as their landmark; and popular/: the
-10,000 best rows by the decayed positive actions times their weights, middle half-life.
+10,000 best rows by the decayed positive actions times their weights, middle half-life, and the best
+`popular.each` of every value of the column `popular.by` (`recall.categories`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from jobs import events
 from jobs.command import command
 from jobs.fresh import fresh, removed
 from jobs.work import Work
+from recall.categories import Categories
 
 POPULAR = 10_000
 
@@ -82,11 +84,17 @@ def popularity(state: Array, names: Sequence[str], config: Config) -> NDArray[np
     return score.astype(np.float32)
 
 
-def write(target: Path, state: Array, names: Sequence[str], config: Config) -> dict[str, int]:
+def write(
+    target: Path, state: Array, names: Sequence[str], config: Config, items: Catalogue
+) -> dict[str, int]:
     folder = fresh(target / "counters")
     np.save(folder / "state.npy", state)
     (folder / "names.json").write_text(json.dumps(list(names)))
-    popular = write_popular(target, popularity(state, names, config))
+    scores = popularity(state, names, config)
+    popular = write_popular(target, scores)
+    lists = Categories.of(items, config.popular.by, scores, config.popular.each)
+    if lists is not None:
+        lists.write(target / "popular/lists")
     return {"items_with_events": int(np.count_nonzero(state.any(axis=1))), "popular": popular}
 
 
@@ -111,12 +119,11 @@ def run(work: Work) -> Mapping[str, Any]:
     names = counter_names(counted(config), config.features.half_lives)
     cuts = [cut for _, cut in drafts]
     stats = item_stats(events.read(work), config, cuts).toArrow()
-    items = len(Catalogue(work.draft / "items"))
+    items = Catalogue(work.draft / "items")
     metrics: dict[str, Any] = {}
     for i, (draft, _) in enumerate(drafts):
-        metrics = write(
-            draft, state(stats, items, [f"{i}.{name}" for name in names]), names, config
-        )
+        counts = state(stats, len(items), [f"{i}.{name}" for name in names])
+        metrics = write(draft, counts, names, config, items)
     return metrics
 
 

@@ -15,6 +15,7 @@ from features.fold import ItemCounters, counted, counter_names
 from funnel.generation import Generation
 from jobs import events, item_stats, items
 from jobs.work import Work
+from recall.categories import Categories
 
 START, DAY = 1_700_000_000_000, 86_400_000
 ACTIONS = ("impression", "click", "cart", "dislike", "rating")
@@ -115,6 +116,22 @@ def test_popular_items_are_ordered_by_their_weighted_positive_actions(
         np.testing.assert_allclose(scores, [expected[row] for row in rows.tolist()], rtol=1e-5)
         assert rows.dtype == np.int32
         assert scores.dtype == np.float32
+
+
+def test_the_popular_items_of_each_category_are_those_of_all_in_their_order(work: Work) -> None:
+    for draft, _ in work.drafts:
+        generation = Generation.open(draft, check=False)
+        lists = Categories.open(generation)
+        assert lists is not None
+        rows, scores = np.load(draft / "popular/rows.npy"), np.load(draft / "popular/scores.npy")
+        codes = generation.items.codes("category")
+        assert len(lists.tops) == len(generation.items.values("category")) > 1
+        for code in range(len(lists.tops)):
+            _, own, counts = lists.entries(np.array([code]))
+            inside = codes[rows] == code
+            assert own.tolist() == rows[inside].tolist()
+            np.testing.assert_allclose(counts, scores[inside], rtol=1e-6)
+        assert lists.everything == pytest.approx(scores.sum(), rel=1e-6)
 
 
 def test_without_events_old_counters_are_removed(

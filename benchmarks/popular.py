@@ -1,0 +1,152 @@
+"""
+Whether popular items of a user's categories, and new items, help: `python -m benchmarks.popular
+[DIR]`, or a simulated shop of `--size`.
+
+DIR is a data set as `funnel build` reads it. Models know the events before the cut `past`; the
+training requests after it are asked, up to 400 a scene. Each channel alone: popular for everybody
+(`popular.own` 0) and by categories, new, item_cf and vector; then the fusion as the build fits it
+(each half of the requests for the other), of the default channels, and with the change. `--by`
+names another column.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks import harness
+from funnel.catalogue import id_hash
+from funnel.config import Config, parse
+from funnel.demo import SHOP
+from funnel.generation import Generation
+from funnel.metrics import ndcg_at_k, recall_at_k
+from funnel.types import Candidates
+from funnel.world import simulate
+from jobs import build
+from jobs.fusion import REQUESTS, answers
+from jobs.requests import requests
+from jobs.spark import session
+from jobs.validate import validate
+from jobs.work import Work
+from recall import Parts
+from recall.filters import Filters
+from recall.fit import Judged, fit
+from recall.fusion import configured
+
+OWN = (0.5, 1.0)
+DEPTH = 500
+AT = (20, 100, 500)
+DEFAULT = ("item_cf", "vector", "popular")
+STEPS = (
+    *("items", "events", "users", "item_stats", "item_cf", "new", "two_tower"),
+    *("vectors", "index_vector", "requests"),
+)
+
+
+def settings(root: Path, data: Mapping[str, Any], by: str) -> Config:
+    limits = {name: {"limit": DEPTH} for name in (*DEFAULT, "new")}
+    scenes = {scene: {"recall": {"channels": limits}} for scene in ("home", "similar")}
+    place = {"root": str(root), "master": "local[2]"}
+    return parse({"data": data, "scenes": scenes, "popular": {"by": by}, "build": place})
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The requests of a scene: what each channel found, with variants of popular, and wanted."""
+
+    asked: Sequence[tuple[Mapping[str, Candidates], Mapping[int, float]]]
+
+    def alone(self, name: str) -> dict[str, float]:
+        values = []
+        for found, wanted in self.asked:
+            gains = np.array([wanted.get(int(row), 0.0) for row in found[name].rows])
+            ideal = np.array(list(wanted.values()))
+            shares = [recall_at_k(gains, ideal, k) for k in AT]
+            values.append([*shares, ndcg_at_k(gains, ideal, 10)])
+        means = np.mean(values, axis=0).tolist()
+        names = [*(f"recall@{k}" for k in AT), "nDCG@10"]
+        return {**dict(zip(names, means, strict=True)), "interval": "", "weights": ""}
+
+    def fused(self, config: Config, scene: str, channels: Mapping[str, str]) -> dict[str, Any]:
+        """nDCG@10 of the fusion fitted of these: channel -> the variant that is taken."""
+        chosen: list[Judged] = [
+            ({name: found[variant] for name, variant in channels.items()}, wanted)
+            for found, wanted in self.asked
+        ]
+        start = configured(config.scene(scene).recall, False)
+        made = fit(chosen, list(channels), start, True, True)
+        ndcg, low, high = made.metrics["fusion"]
+        blank = {f"recall@{k}": "" for k in AT}
+        weights = " ".join(f"{weight:.2g}" for weight in made.weights.values())
+        return {**blank, "nDCG@10": ndcg, "interval": f"{low:.3g} - {high:.3g}", "weights": weights}
+
+
+def asked(work: Work) -> dict[str, Scene]:
+    generation = Generation.open(work.past_draft, check=False)
+    filters = Filters.open(generation, work.config)
+    variants = {
+        own: work.config.model_copy(
+            update={"popular": work.config.popular.model_copy(update={"own": own})}
+        )
+        for own in (0.0, *OWN)
+    }
+    parts = {own: Parts.open(generation, config) for own, config in variants.items()}
+    made: dict[str, list[tuple[Mapping[str, Candidates], Mapping[int, float]]]] = {}
+    for query, became in sorted(requests(work), key=lambda entry: id_hash(entry[0].request_id)):
+        wanted = {row: label for row, (label, _) in became.items() if label > 0}
+        if query.scene not in ("home", "similar") or not wanted:
+            continue
+        if len(made.setdefault(query.scene, [])) < REQUESTS:
+            found = answers(query, work.config, parts[0.0], filters)
+            mask = filters.allowed(query)
+            for own in OWN:
+                channel = parts[own].channels["popular"]
+                found[f"popular {own}"] = channel.find(query, mask, DEPTH)
+            made[query.scene].append((found, wanted))
+    return {scene: Scene(cases) for scene, cases in made.items()}
+
+
+def measure(data: Path, root: Path, own: Mapping[str, Any], by: str) -> list[dict[str, Any]]:
+    work = Work.open(data, settings(root, own, by))
+    build.run(work, steps=[step for step in build.STEPS if step.name in STEPS])
+    rows: list[dict[str, Any]] = []
+    for name, scene in asked(work).items():
+        count = {"requests": len(scene.asked)}
+        for channel in scene.asked[0][0]:
+            rows.append({"method": f"{name}: {channel}", **scene.alone(channel), **count})
+        plain = {channel: channel for channel in DEFAULT}
+        others = {f"popular {share}": plain | {"popular": f"popular {share}"} for share in OWN}
+        fusions = {"default": plain, **others, "and new": {**plain, "new": "new"}}
+        for label, channels in fusions.items():
+            found = scene.fused(work.config, name, channels)
+            rows.append({"method": f"{name}: fusion, {label}", **found, **count})
+    return rows
+
+
+def main(
+    data: Annotated[Path | None, typer.Argument(help="data set; none: a simulated shop")] = None,
+    size: Annotated[str, typer.Option(help="of the simulated shop")] = "small",
+    by: Annotated[str, typer.Option(help="column of the categories")] = "category",
+    json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "generations"
+        if data is None:
+            simulate(Path(place) / "shop", size)
+            spark = session("local[2]", scratch=root / "spark")
+            validate(spark, Path(place) / "shop")
+        found = data or Path(place) / "shop"
+        table = SHOP if (found / "world.json").exists() else {}
+        made = measure(found, root, table, by)
+    harness.show("popular", str(data or f"simulated shop, {size}"), made, json)
+
+
+if __name__ == "__main__":
+    main.__doc__ = __doc__
+    typer.run(main)
