@@ -6,12 +6,13 @@ DIR is a data set as `funnel build` reads it. Models know the events before the 
 training requests after it are asked, up to 400 a scene. Each channel alone: popular for everybody
 (`popular.own` 0) and by categories, new, item_cf and vector; then the fusion as the build fits it
 (each half of the requests for the other), of the default channels, and with the change. `--by`
-names another column.
+names another column; of `--config` the section `data` is read.
 """
 
 from __future__ import annotations
 
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,7 @@ def measure(data: Path, root: Path, own: Mapping[str, Any], by: str) -> list[dic
 def main(
     data: Annotated[Path | None, typer.Argument(help="data set; none: a simulated shop")] = None,
     size: Annotated[str, typer.Option(help="of the simulated shop")] = "small",
+    config: Annotated[Path | None, typer.Option(help="TOML file of DIR")] = None,
     by: Annotated[str, typer.Option(help="column of the categories")] = "category",
     json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
@@ -142,7 +144,9 @@ def main(
             spark = session("local[2]", scratch=root / "spark")
             validate(spark, Path(place) / "shop")
         found = data or Path(place) / "shop"
-        table = SHOP if (found / "world.json").exists() else {}
+        table: dict[str, Any] = dict(SHOP) if (found / "world.json").exists() else {}
+        if config is not None:
+            table = tomllib.loads(config.read_text())["data"]
         made = measure(found, root, table, by)
     harness.show("popular", str(data or f"simulated shop, {size}"), made, json)
 

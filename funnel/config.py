@@ -316,7 +316,7 @@ class Popular(Section):
     )
     each: Positive = Field(500, description="popular items kept for a value")
     own: float = Field(
-        0.0,
+        0.5,
         ge=0.0,
         le=1.0,
         description="how much the values count that the user, or the item asked about, is of; 0: "

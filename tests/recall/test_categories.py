@@ -149,9 +149,8 @@ def test_where_no_category_is_implied_all_are_served_alike(
     assert found.scores.tolist() == channel.scores.tolist()
 
 
-def test_by_default_a_history_changes_nothing(opened: Generation) -> None:
+def test_where_categories_do_not_count_a_history_changes_nothing(opened: Generation) -> None:
     channel = Popular.open(opened, config(0.0))
-    assert channel.own == parse({}).popular.own
     found = channel.find(Query(history=clicks(0, 3)), None, 40)
     assert found.rows.tolist() == channel.rows.tolist()
 
