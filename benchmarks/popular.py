@@ -6,7 +6,11 @@ DIR is a data set as `funnel build` reads it. Models know the events before the 
 training requests after it are asked, up to 400 a scene. Each channel alone: popular for everybody
 (`popular.own` 0) and by categories, new, item_cf and vector; then the fusion as the build fits it
 (each half of the requests for the other), of the default channels, and with the change. `--by`
-names another column; of `--config` the section `data` is read.
+names another column; of `--config` the section `data` is read. Rows of cold items ask only for what
+`new` is there for: items that were young or hardly wanted at the cut.
+
+A DIR with sequences.parquet (user, items) and item_attributes.parquet (item, attributes) instead:
+popular alone, the attributes for categories, every user's last item but one to be found.
 """
 
 from __future__ import annotations
@@ -19,26 +23,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 
 from benchmarks import harness
-from funnel.catalogue import id_hash
+from benchmarks.behaviour import asked as asked_by
+from funnel.catalogue import id_hash, write_catalogue
 from funnel.config import Config, parse
 from funnel.demo import SHOP
-from funnel.generation import Generation
+from funnel.generation import Generation, Manifest
 from funnel.metrics import ndcg_at_k, recall_at_k
-from funnel.types import Candidates
+from funnel.types import Array, Candidates
 from funnel.world import simulate
 from jobs import build
 from jobs.fusion import REQUESTS, answers
+from jobs.item_stats import write_popular
 from jobs.requests import requests
 from jobs.spark import session
 from jobs.validate import validate
 from jobs.work import Work
 from recall import Parts
+from recall.categories import Categories
 from recall.filters import Filters
 from recall.fit import Judged, fit
 from recall.fusion import configured
+from recall.popular import Popular
 
 OWN = (0.5, 1.0)
 DEPTH = 500
@@ -73,6 +83,15 @@ class Scene:
         means = np.mean(values, axis=0).tolist()
         names = [*(f"recall@{k}" for k in AT), "nDCG@10"]
         return {**dict(zip(names, means, strict=True)), "interval": "", "weights": ""}
+
+    def only(self, rows: Array) -> Scene:
+        """Where some of these were wanted, and nothing else."""
+        known = set(rows.tolist())
+        kept = [
+            (found, {row: grade for row, grade in wanted.items() if row in known})
+            for found, wanted in self.asked
+        ]
+        return Scene([(found, wanted) for found, wanted in kept if wanted])
 
     def fused(self, config: Config, scene: str, channels: Mapping[str, str]) -> dict[str, Any]:
         """nDCG@10 of the fusion fitted of these: channel -> the variant that is taken."""
@@ -121,12 +140,55 @@ def measure(data: Path, root: Path, own: Mapping[str, Any], by: str) -> list[dic
         count = {"requests": len(scene.asked)}
         for channel in scene.asked[0][0]:
             rows.append({"method": f"{name}: {channel}", **scene.alone(channel), **count})
+        cold = scene.only(np.load(work.past_draft / "new/rows.npy"))
+        for channel in scene.asked[0][0] if cold.asked else ():
+            few = {"requests": len(cold.asked)}
+            rows.append({"method": f"{name}, cold items: {channel}", **cold.alone(channel), **few})
         plain = {channel: channel for channel in DEFAULT}
         others = {f"popular {share}": plain | {"popular": f"popular {share}"} for share in OWN}
         fusions = {"default": plain, **others, "and new": {**plain, "new": "new"}}
         for label, channels in fusions.items():
             found = scene.fused(work.config, name, channels)
             rows.append({"method": f"{name}: fusion, {label}", **found, **count})
+    return rows
+
+
+def sequences(data: Path, root: Path) -> list[dict[str, Any]]:
+    """Of every user the last item but one, by the items before it; the last is a test's."""
+    lists = pq.read_table(data / "sequences.parquet").column("items").to_pylist()
+    table = pq.read_table(data / "item_attributes.parquet")
+    count = max(max(items) for items in lists) + 1
+    tags: list[list[str]] = [[] for _ in range(count)]
+    for item, values in zip(*(table.column(i).to_pylist() for i in range(2)), strict=True):
+        tags[item] = [str(value) for value in values]
+    names = [f"{row:09}" for row in range(count)]
+    items = pa.table({"item_id": names, "title": names, "tags": pa.array(tags)})
+    settings = parse({"data": {"categorical": [], "multi": ["tags"]}, "popular": {"by": "tags"}})
+    write_catalogue(root / "items", items, [], ["tags"], [])
+    table = settings.model_dump(mode="json")
+    Manifest("past", 0, 0, settings.all_actions, table).write(root)
+    scores = np.bincount(np.concatenate([one[:-2] for one in lists]), minlength=count)
+    write_popular(root, scores.astype(np.float32))
+    known = Generation.open(root, check=False)
+    made = Categories.of(known.items, "tags", scores.astype(np.float32), settings.popular.each)
+    assert made is not None
+    made.write(root / "popular/lists")
+    rows = []
+    for own in (0.0, *OWN):
+        with_own = settings.popular.model_copy(update={"own": own})
+        channel = Popular.open(known, settings.model_copy(update={"popular": with_own}))
+        places = []
+        for before, target in ((one[:-2], one[-2]) for one in lists[::4]):
+            query = asked_by(np.array(before), np.arange(len(before)), settings)
+            mask = np.ones(count, bool)
+            mask[before] = False
+            at = np.flatnonzero(channel.find(query, mask, 100).rows == target)
+            places.append(int(at[0]) if len(at) else 1000)
+        place = np.array(places)
+        ndcg = np.where(place < 10, 1 / np.log2(place + 2.0), 0).mean()
+        hits = {f"HR@{k}": (place < k).mean() for k in (10, 20, 100)}
+        row = {"method": f"popular {own}", **hits, "nDCG@10": ndcg, "users": len(places)}
+        rows.append(row)
     return rows
 
 
@@ -139,6 +201,9 @@ def main(
 ) -> None:
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "generations"
+        if data is not None and (data / "sequences.parquet").exists():
+            harness.show("popular", str(data), sequences(data, root), json)
+            return
         if data is None:
             simulate(Path(place) / "shop", size)
             spark = session("local[2]", scratch=root / "spark")
