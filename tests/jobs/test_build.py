@@ -12,6 +12,7 @@ import pytest
 from funnel.config import merged, parse
 from funnel.errors import BadGeneration, Occupied
 from jobs.build import STEPS, Step, key, line, locked, run, said
+from jobs.fresh import removed
 from jobs.work import STATE, Work
 
 START = 1_700_000_000_000
@@ -71,9 +72,7 @@ def test_finished_steps_are_skipped_until_what_they_are_made_from_changes(work: 
 
 def test_a_step_whose_output_is_gone_runs_again(work: Work) -> None:
     ran(work)
-    for file in sorted((work.draft / "popular").iterdir()):
-        file.unlink()
-    (work.draft / "popular").rmdir()
+    removed(work.draft / "popular")
     assert ran(work) == ["item_stats"]
     assert (work.draft / "popular/rows.npy").exists()
 
