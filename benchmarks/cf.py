@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,7 +37,10 @@ from recall.masks import Mask
 CHANNELS = ("popular", "item_cf", "swing", "graph", "user_cf", "als", "spectral", "live")
 TOP = 20
 DEEP = 1000
-QUALITY = {"graph": 0.4, "user_cf": 0.4, "spectral": 0.2}
+QUALITY = {"graph": 0.2, "user_cf": 0.4, "spectral": 0.4}
+GAIN = 1 / np.log2(np.arange(2, TOP + 2))
+IDEAL = np.concatenate([[0], np.cumsum(GAIN)])
+FIGURES = ("Recall@20", "NDCG@20", "HR@10", "NDCG@10")
 
 
 class Mode(StrEnum):
@@ -45,16 +48,31 @@ class Mode(StrEnum):
     quality = "quality"
 
 
-@dataclass(frozen=True, eq=False)
-class Fused:
-    """Channels as one, by the fusion of the recall stage."""
+@dataclass(eq=False)
+class Tally:
+    """Means over those who ask."""
 
-    channels: Mapping[str, Channel]
-    fuse: Fusion
+    sums: Array = field(default_factory=lambda: np.zeros(len(FIGURES)))
+    asked: int = 0
+    took: float = 0.0  # seconds
 
-    def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
-        found = {name: part.find(query, allowed, DEEP) for name, part in self.channels.items()}
-        return self.fuse(query, found, limit)
+    def add(self, rows: Array, goals: Array, took: float) -> None:
+        hit = np.isin(rows[:TOP], goals)
+        gains = hit * GAIN[: len(hit)]
+        self.sums += (
+            hit.sum() / len(goals),
+            gains.sum() / IDEAL[min(len(goals), TOP)],
+            hit[:10].any(),
+            gains[:10].sum() / IDEAL[min(len(goals), 10)],
+        )
+        self.asked += 1
+        self.took += took
+
+    def row(self, name: str, fit: float) -> dict[str, Any]:
+        means = dict(zip(FIGURES, self.sums / self.asked, strict=True))
+        speed = {"fit_s": fit, "ms_request": 1e3 * self.took / self.asked}
+        total = {"seconds": fit + self.took, "peak_mb": harness.peak_mb()}
+        return {"method": name, **means, **speed, **total}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +161,7 @@ def train(name: str, draft: Path, found: Wants, settings: Config) -> None:
         model = als.ALS()
         als.write(draft / name, *als.factors(found, model), model)
     elif name == "spectral":
-        spectral.write(draft / name, *spectral.train(found))
+        spectral.write(draft / name, spectral.train(found))
     elif name == "live":
         counts = np.bincount(found.users)
         starts = np.concatenate([[0], np.cumsum(counts)])
@@ -174,66 +192,70 @@ def spark_item_cf(draft: Path, found: Wants, settings: Config) -> None:
     item_cf.write(draft / "item_cf", lists, found.items, scratch / "lists")
 
 
-def scores(channel: Channel, task: Task, settings: Config) -> tuple[dict[str, float], float]:
-    """The means over those who ask, and the seconds that the requests took."""
-    gain = 1 / np.log2(np.arange(2, TOP + 2))
-    ideal = np.concatenate([[0], np.cumsum(gain)])
+def requests(task: Task, settings: Config) -> Iterator[tuple[Query, Mask, Array]]:
+    """Who asks, all items but those of the history, and what was wanted."""
     allowed = np.ones(task.train.items, bool)
-    sums, took = np.zeros(4), 0.0
     for n in range(len(task)):
         history = slice(task.starts[n], task.starts[n + 1])
         rows = task.history[history]
-        query = behaviour.asked(rows, task.times[history], settings)
-        goals = task.goals[task.goal_starts[n] : task.goal_starts[n + 1]]
-        begin = time.perf_counter()
         allowed[rows] = False
-        found = channel.find(query, allowed, TOP).rows
+        goals = task.goals[task.goal_starts[n] : task.goal_starts[n + 1]]
+        yield behaviour.asked(rows, task.times[history], settings), allowed, goals
         allowed[rows] = True
-        took += time.perf_counter() - begin
-        hit = np.isin(found, goals)
-        gains = hit * gain[: len(hit)]
-        sums += (
-            hit.sum() / len(goals),
-            gains.sum() / ideal[min(len(goals), TOP)],
-            hit[:10].any(),
-            gains[:10].sum() / ideal[min(len(goals), 10)],
-        )
-    means = dict(zip(("Recall@20", "NDCG@20", "HR@10", "NDCG@10"), sums / len(task), strict=True))
-    return means, took
+
+
+def alone(channel: Channel, task: Task, settings: Config) -> Tally:
+    tally = Tally()
+    for query, allowed, goals in requests(task, settings):
+        begin = time.perf_counter()
+        found = channel.find(query, allowed, TOP)
+        tally.add(found.rows, goals, time.perf_counter() - begin)
+    return tally
+
+
+def together(
+    channels: Mapping[str, Channel], fuse: Fusion, task: Task, settings: Config
+) -> dict[str, Tally]:
+    """Every channel, and under "" all as one by the fusion of the recall stage."""
+    tallies = {name: Tally() for name in (*channels, "")}
+    for query, allowed, goals in requests(task, settings):
+        found: dict[str, Candidates] = {}
+        start = time.perf_counter()
+        for name, channel in channels.items():
+            begin = time.perf_counter()
+            found[name] = channel.find(query, allowed, DEEP)
+            tallies[name].add(found[name].rows, goals, time.perf_counter() - begin)
+        tallies[""].add(fuse(query, found, TOP).rows, goals, time.perf_counter() - start)
+    return tallies
 
 
 def measure(
     task: Task,
-    channels: Sequence[str],
+    names: Sequence[str],
     tell: Callable[[str], None],
-    fusions: Sequence[Mapping[str, float]] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every channel and every fusion (weights by channel) of some of them."""
-    settings = behaviour.config(channels)
+    """Every channel; with `weights` of all of them also their fusion."""
+    settings = behaviour.config(names)
     shown = []
     opened: dict[str, Channel] = {}
     fits: dict[str, float] = {}
-
-    def add(name: str, channel: Channel, fit: float) -> None:
-        means, took = scores(channel, task, settings)
-        speed = {"fit_s": fit, "ms_request": 1e3 * took / len(task)}
-        total = {"seconds": fit + took, "peak_mb": harness.peak_mb()}
-        shown.append({"method": name, **means, **speed, **total})
-
     with tempfile.TemporaryDirectory() as folder:
         draft = behaviour.blank(Path(folder) / "draft", task.train.items, settings)
-        for name in channels:
+        for name in names:
             tell(name)
             begin = time.perf_counter()
             train(name, draft, task.train, settings)
             fits[name] = time.perf_counter() - begin
             opened[name] = behaviour.opened(draft, name, settings)
-            add(name, opened[name], fits[name])
-        for weights in fusions:
-            name = " + ".join(f"{weight:g} {part}" for part, weight in weights.items())
-            tell(name)
-            fused = Fused({part: opened[part] for part in weights}, Fusion(weights))
-            add(name, fused, sum(fits[part] for part in weights))
+            if weights is None:
+                shown.append(alone(opened[name], task, settings).row(name, fits[name]))
+        if weights is not None:
+            tell("requests")
+            tallies = together(opened, Fusion(weights), task, settings)
+            fused = " + ".join(f"{weight:g} {part}" for part, weight in weights.items())
+            shown = [tallies[name].row(name, fits[name]) for name in names]
+            shown.append(tallies[""].row(fused, sum(fits.values())))
     return shown
 
 
@@ -248,12 +270,14 @@ def main(
     task = read(data, cut)
     best = mode is Mode.quality
     wanted = only.split(",") if only else list(QUALITY if best else CHANNELS)
-    channels = [name for name in CHANNELS if name in wanted or (best and name in QUALITY)]
+    if best and set(wanted) != set(QUALITY):
+        raise typer.BadParameter(f"--mode quality is {', '.join(QUALITY)}: leave --only out")
+    channels = [name for name in CHANNELS if name in wanted]
 
     def tell(text: str) -> None:
         typer.echo(f"  {text}", err=True)
 
-    rows = measure(task, channels, tell, [QUALITY] if best else [])
+    rows = measure(task, channels, tell, QUALITY if best else None)
     harness.show("cf", data.name + (" (cut of train)" if cut else ""), rows, as_json)
 
 

@@ -2,9 +2,9 @@
 The whole recall stage on a simulated catalogue: all channels, filtered, fused to 2,000 candidates.
 
 Titles as in recall_speed_lexical; users want items of a neighbourhood each. The indices are made by
-the code of the jobs; item_cf has the lists of graph, and als factors are drawn. A process of its own then opens the generation as a
-service does, and answers one request at a time; what is printed of it is its own memory, and its
-time from the first import to the last warm-up.
+the code of the jobs; item_cf has the lists of graph, and als factors are drawn. A process of its
+own then opens the generation as a service does, and answers one request at a time; what is printed
+of it is its own memory, and its time from the first import to the last warm-up.
 """
 
 from __future__ import annotations

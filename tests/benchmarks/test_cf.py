@@ -47,7 +47,7 @@ class Fixed:
 def test_the_metrics_are_means_over_those_who_ask() -> None:
     users, rows = np.array([0, 0, 1, 2]), np.array([0, 1, 2, 3])
     task = cf.pairs(users, rows, np.array([1, 0, 0]), np.array([1, 2, 39]), 40)
-    found, _ = cf.scores(Fixed(), task, behaviour.config(["popular"]))
+    found = cf.alone(Fixed(), task, behaviour.config(["popular"])).row("fixed", 0.0)
     # User 0 sees 2, 3, … and wants 2 and 39; user 1 sees 0, 1, 3, … and wants 1.
     assert found["Recall@20"] == pytest.approx((0.5 + 1) / 2)
     second = 1 / np.log2(3)
@@ -66,7 +66,10 @@ def test_every_channel_beats_popularity_on_a_real_set(shared_data: Callable[[str
         task.goals,
     )
     channels = ("popular", "swing", "graph", "user_cf", "live")
+    popular, *others = cf.measure(fewer, channels, lambda text: None)
     fusion = {"graph": 0.5, "user_cf": 0.5}
-    popular, *others = cf.measure(fewer, channels, lambda text: None, [fusion])
-    assert [row["method"] for row in others] == [*channels[1:], "0.5 graph + 0.5 user_cf"]
-    assert all(row["NDCG@10"] > 2 * popular["NDCG@10"] for row in others)
+    *single, fused = cf.measure(fewer, list(fusion), lambda text: None, fusion)
+    assert fused["method"] == "0.5 graph + 0.5 user_cf"
+    assert all(row["NDCG@10"] > 2 * popular["NDCG@10"] for row in (*others, *single, fused))
+    by_name = {row["method"]: row["NDCG@10"] for row in others}
+    assert all(row["NDCG@10"] == by_name[row["method"]] for row in single)

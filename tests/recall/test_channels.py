@@ -86,7 +86,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     users = np.repeat(np.arange(80), 12)
     found = of(users, draw.integers(1, N, len(users)), np.arange(len(users)), N)
     user_cf.write(path / "user_cf", found)
-    spectral.write(path / "spectral", *spectral.train(found, spectral.Spectral(width=8)))
+    spectral.write(path / "spectral", spectral.train(found, spectral.Spectral(width=8)))
     model = als.ALS(width=8, rounds=2)
     als.write(path / "als", *als.factors(found, model), model)
     encoder = LSA.train(titles, 16, 1)
