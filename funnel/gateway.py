@@ -52,9 +52,18 @@ MAX_BLOCKED = 10_000
 SUGGESTED = 10  # where the request does not say
 REASONS = {
     "bm25": "has the words",
+    "tfidf": "has the words",
     "vector": "close by vector",
+    "two_tower": "close to what you ask and like",
     "item_cf": "goes with your history",
+    "swing": "goes with your history",
+    "graph": "goes with your history",
+    "user_cf": "wanted by people like you",
+    "als": "wanted by people like you",
+    "spectral": "wanted by people like you",
+    "live": "goes with your last clicks",
     "popular": "popular",
+    "new": "new and like what you want",
 }
 
 
@@ -351,7 +360,7 @@ def hits(
 
 
 def _why(evidence: Mapping[str, float]) -> str:
-    reasons = [text for name, text in REASONS.items() if f"recall.{name}" in evidence]
+    reasons = {text: None for name, text in REASONS.items() if f"recall.{name}" in evidence}
     return "; ".join(reasons) or "fills the page"
 
 
