@@ -159,7 +159,7 @@ def train(name: str, draft: Path, found: Wants, settings: Config) -> None:
         user_cf.write(draft / name, found)
     elif name == "als":
         model = als.ALS()
-        als.write(draft / name, *als.factors(found, model), model)
+        als.write(draft / name, *als.factors(found, model), model, settings.vectors)
     elif name == "spectral":
         spectral.write(draft / name, spectral.train(found))
     elif name == "live":

@@ -128,7 +128,7 @@ def built(path: Path, n: int, seed: int, config: Config) -> dict[str, float]:
     # What takes a trainer long and does not change how long a request takes.
     shutil.copytree(path / "graph", path / "item_cf")
     drawn = (draw.standard_normal((n, als.ALS().width)) / 10).astype(np.float32)
-    als.write(path / "als", drawn, als.gram(drawn, als.ALS()), als.ALS())
+    als.write(path / "als", drawn, als.gram(drawn, als.ALS()), als.ALS(), config.vectors)
     took("item_cf, als")
     np.save(path / "vector/behaviour.npy", factors(path, WIDTH, seed))
     took("behaviour vectors")

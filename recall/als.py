@@ -17,8 +17,8 @@ import numpy as np
 from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query
-from recall.channel import ranked
 from recall.masks import Mask
+from recall.nearest import Nearest, fitted
 from recall.neighbours import HALF_LIFE, action_weights, interest
 
 
@@ -41,7 +41,8 @@ def solve(other, base, rows, weights, ridge, power):  # type: ignore[no-untyped-
 class ALS:
     """The items' factors and their Gram matrix."""
 
-    items: Array  # (n, d) float32
+    items: Nearest  # (n, d + 1) float32: the factors over `longest`, and what lacks to length one
+    longest: float
     gram: Array  # (d, d) float32, times the weight of what was not seen
     ridge: float
     power: float
@@ -50,27 +51,26 @@ class ALS:
     @staticmethod
     def open(generation: Generation, config: Config) -> ALS | None:
         """None where the generation was built without the factors."""
-        if not generation.has("als"):
+        items = Nearest.open(generation, "als/items", config.vectors)
+        if items is None:
             return None
-        ridge, power = generation.array("als/ridge").tolist()
-        found = ALS(
-            generation.array("als/items"),
-            np.array(generation.array("als/gram")),
-            ridge,
-            power,
-            action_weights(generation, config),
-        )
+        ridge, power, longest = generation.array("als/ridge").tolist()
+        gram = np.array(generation.array("als/gram"))
+        actions = action_weights(generation, config)
+        found = ALS(items, longest, gram, ridge, power, actions)
         found.user(np.zeros(1, np.int32), np.ones(1))  # compiles, or loads what was compiled
+        items.scan_some()
         return found
 
     def user(self, rows: Array, votes: Array) -> Array:
         """(d,) the factors of who wanted `rows`; zeros where none of them has factors."""
         known = (rows >= 0) & (rows < len(self.items))
-        rows = np.asarray(rows[known], np.int32)
-        votes = np.asarray(votes[known], np.float32)
-        if not self.items[rows].any():
-            return np.zeros(self.items.shape[1], np.float32)
-        found: Array = solve(self.items, self.gram, rows, votes, self.ridge, self.power)
+        placed = self.items.vectors[rows[known], :-1]
+        if not placed.any():
+            return np.zeros(self.gram.shape[0], np.float32)
+        near = np.ascontiguousarray(placed * np.float32(self.longest))
+        places, votes = np.arange(len(near), dtype=np.int32), votes[known].astype(np.float32)
+        found: Array = solve(near, self.gram, places, votes, self.ridge, self.power)
         return found
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
@@ -79,8 +79,8 @@ class ALS:
         else:
             rows, votes = interest(query.history, self.actions, HALF_LIFE)
         user = self.user(rows, votes)
-        if not user.any():
-            return Candidates.empty()
-        scores = self.items @ user
-        found = np.flatnonzero(scores > 0)
-        return ranked(found, scores[found], allowed, limit)
+        mask = fitted(allowed, len(self.items))
+        found, products = self.items.search(np.append(user, np.float32(0)), mask, limit)
+        scores = products * np.float32(self.longest)
+        kept = scores > 0
+        return Candidates(found[kept], scores[kept])

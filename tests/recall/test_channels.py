@@ -88,7 +88,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory) -> Generation:
     user_cf.write(path / "user_cf", found)
     spectral.write(path / "spectral", spectral.train(found, spectral.Spectral(width=8)))
     model = als.ALS(width=8, rounds=2)
-    als.write(path / "als", *als.factors(found, model), model)
+    als.write(path / "als", *als.factors(found, model), model, CONFIG.vectors)
     encoder = LSA.train(titles, 16, 1)
     encoder.save(path / "vector/encoder")
     np.save(path / "vector/text.npy", encoder.encode(titles))
@@ -336,7 +336,8 @@ def test_users_who_are_alike_vote_as_written_naively(generation: Generation) -> 
 def test_a_history_is_folded_in_by_least_squares(generation: Generation) -> None:
     channel = OPENERS["als"](generation, CONFIG)
     assert isinstance(channel, ALS)
-    y, rows, votes = channel.items.astype(float), np.array([5, 7, 9], np.int32), np.array([1, 2, 1])
+    y = channel.items.vectors[:, :-1].astype(float) * channel.longest
+    rows, votes = np.array([5, 7, 9], np.int32), np.array([1, 2, 1])
     ridge = channel.ridge * 3**channel.power
     left = channel.gram + (y[rows].T * votes) @ y[rows] + ridge * np.eye(y.shape[1])
     expected = np.linalg.solve(left, votes @ y[rows])
