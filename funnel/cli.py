@@ -43,6 +43,13 @@ Where = Annotated[
         "--filter", "-f", help="attribute=a,b · attribute!=a · price=10..50 (repeat to add)."
     ),
 ]
+Expression = Annotated[
+    str,
+    typer.Option(
+        "--where", "-w", help='Conditions: brand in ("Acme", "Bolt") and not price 10..50.'
+    ),
+]
+Sort = Annotated[str, typer.Option(help="Attribute to sort by; -price: the highest first.")]
 Cursor = Annotated[str, typer.Option(help="Cursor of the page before.")]
 User = Annotated[str, typer.Option("--user", "-u", help="User id.")]
 DataSet = Annotated[Path, typer.Argument(help="Data set: a directory of Parquet tables.")]
@@ -302,7 +309,12 @@ def search(
     user: User = "",
     limit: Limit = 0,
     where: Where = None,
-    facet: Annotated[list[str] | None, typer.Option(help="Count this attribute.")] = None,
+    expression: Expression = "",
+    sort: Sort = "",
+    facet: Annotated[
+        list[str] | None,
+        typer.Option(help="Count the values of this attribute, or its range (repeat to add)."),
+    ] = None,
     cursor: Cursor = "",
     scene: Annotated[str, typer.Option(help="Scene to ask.")] = "search",
     trace: Trace = False,
@@ -319,6 +331,8 @@ def search(
         user_id=user,
         limit=limit,
         filters=filters(where),
+        where=expression,
+        sort=sort,
         facets=tuple(facet or ()),
         cursor=cursor,
     )
@@ -348,6 +362,8 @@ def recommend(
     user: Annotated[str, typer.Argument(help="User id; one that is not known gets a cold start.")],
     limit: Limit = 0,
     where: Where = None,
+    expression: Expression = "",
+    sort: Sort = "",
     cursor: Cursor = "",
     scene: Annotated[str, typer.Option(help="Scene to ask.")] = "home",
     trace: Trace = False,
@@ -363,6 +379,8 @@ def recommend(
         user_id=user,
         limit=limit,
         filters=filters(where),
+        where=expression,
+        sort=sort,
         cursor=cursor,
     )
 
@@ -373,6 +391,8 @@ def similar(
     user: User = "",
     limit: Limit = 0,
     where: Where = None,
+    expression: Expression = "",
+    sort: Sort = "",
     cursor: Cursor = "",
     scene: Annotated[str, typer.Option(help="Scene to ask.")] = "similar",
     trace: Trace = False,
@@ -389,6 +409,8 @@ def similar(
         user_id=user,
         limit=limit,
         filters=filters(where),
+        where=expression,
+        sort=sort,
         cursor=cursor,
     )
 

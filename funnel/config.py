@@ -59,8 +59,8 @@ class Data(Section):
     multi: tuple[str, ...] = Field((), description="item columns with a list of values")
     numeric: tuple[str, ...] = Field(("price",), description="item columns with numbers")
     filterable: tuple[str, ...] = Field(
-        ("category", "brand", "price", "available"),
-        description="item columns that requests may filter on",
+        ("category", "brand", "price", "available", "created_at"),
+        description="item columns that requests may filter on, and sort by where they are numbers",
     )
     user_categorical: tuple[str, ...] = Field((), description="user columns used as features")
     product_key: str = Field("", description="item column that equals for the same product")

@@ -23,14 +23,15 @@ from typing import Protocol
 
 import numpy as np
 
-from funnel.catalogue import Catalogue
 from funnel.config import Config, Scene
 from funnel.errors import BadQuery, FunnelError, NotFound, Unavailable
+from funnel.facets import facets
 from funnel.generation import Generation
 from funnel.log import Logged, RequestLog
-from funnel.page import Ask, Facet, Hit, Page
+from funnel.page import Ask, Hit, Page
 from funnel.pipeline import Pipeline
 from funnel.predicate import check, parse
+from funnel.sort import checked, onwards
 from funnel.types import (
     NO_ITEM,
     NO_ROWS,
@@ -176,6 +177,10 @@ class Gateway:
         served = _served(ask.cursor, generation.id)
         own = np.array([item] if item >= 0 else [], np.int32)
         done = excluded_rows(history, scene, generation.manifest.actions)
+        filters = conditions(ask, generation, self.config)
+        sort = checked(ask.sort, generation.items, self.config)
+        if sort and len(served):
+            filters = (*filters, onwards(sort, int(served[-1]), generation.items))
         query = Query(
             request_id=ask.request_id or uuid.uuid4().hex,
             scene=ask.scene,
@@ -186,8 +191,8 @@ class Gateway:
             limit=limit,
             history=history,
             user=user_columns(ask.user_id, generation, self.config),
-            filters=conditions(ask, generation, self.config),
-            sort=ask.sort,
+            filters=filters,
+            sort=sort,
             excluded=np.unique(np.concatenate([done, served, own, blocked(ask, generation)])),
             generation=generation.id,
             trace=ask.trace,
@@ -387,28 +392,3 @@ def _marker(text: str) -> Callable[[str], str]:
         return "".join([*parts, html.escape(title[place:])])
 
     return mark
-
-
-def facets(
-    names: Sequence[str], rows: Rows, items: Catalogue, config: Config, most: int = 20
-) -> tuple[Facet, ...]:
-    """Counts of the values of each attribute among the recalled candidates."""
-    known = [*config.data.categorical, *config.data.multi]
-    return tuple(_facet(name, rows, items, known, most) for name in names)
-
-
-def _facet(name: str, rows: Rows, items: Catalogue, known: list[str], most: int) -> Facet:
-    if name not in known:
-        raise BadQuery(f"facet '{name}' is not a categorical attribute; known: {', '.join(known)}")
-    with items.still():
-        codes, values = items.codes(name), items.values(name)
-        if items.has("offsets", name):
-            starts, ends = items.bounds(name)
-            sizes = ends[rows] - starts[rows]
-            first = np.repeat(starts[rows] - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes)
-            found = codes[first + np.arange(sizes.sum())] if len(rows) else codes[:0]
-        else:
-            found = codes[rows]
-    counts = np.bincount(found[found >= 0], minlength=1)
-    order = np.argsort(-counts, kind="stable")[:most]
-    return Facet(name, tuple((values[code], int(counts[code])) for code in order if counts[code]))

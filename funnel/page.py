@@ -42,9 +42,21 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
+class Bucket:
+    """Items whose number lies in [low, high]."""
+
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Facet:
     attribute: str
-    values: tuple[tuple[str, int], ...]  # most frequent first
+    values: tuple[tuple[str, int], ...] = ()  # most frequent first
+    low: float | None = None  # of a number; None where no item has one
+    high: float | None = None
+    buckets: tuple[Bucket, ...] = ()  # rising
 
 
 @dataclass(frozen=True, slots=True)

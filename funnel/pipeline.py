@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from funnel.config import STAGES, Config, Scene
 from funnel.generation import Generation
+from funnel.sort import Sorted, restored
 from funnel.stage import Chain, Deadline, Fallback, Hydrator, Observed, Stage
 from funnel.types import Candidates, Query, Rows, Step
 from recall.popular import Popular
@@ -55,19 +56,28 @@ class Top:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`stages` is one scene's funnel; `run` is a `Stage.run`, `trail` keeps what rerank saw."""
+    """`stages` is one scene's funnel; `run` is a `Stage.run`, `trail` keeps what rerank saw.
+
+    Where the caller asks for an order, `order` takes the places of prerank and rank.
+    """
 
     stages: Mapping[str, Stage]
+    order: Stage
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
-        return Chain(tuple(self.stages[name] for name in STAGES)).run(query, candidates)
+        return self.trail(query, candidates)["rerank"]
 
-    def trail(self, query: Query) -> dict[str, Candidates]:
+    def trail(self, query: Query, candidates: Candidates | None = None) -> dict[str, Candidates]:
         """What left every stage, by the stage's name."""
         left: dict[str, Candidates] = {}
-        candidates = Candidates.empty()
+        candidates = candidates or Candidates.empty()
         for name in STAGES:
-            left[name] = candidates = self.stages[name].run(query, candidates)
+            stage = self.stages[name]
+            if query.sort and name in ("prerank", "rank"):
+                stage = self.order if name == "prerank" else Chain(())
+            left[name] = candidates = stage.run(query, candidates)
+        if query.sort:
+            left["rerank"] = restored(candidates)
         return left
 
 
@@ -97,7 +107,8 @@ def pipeline(
         if pool is not None:
             stage = Fallback(Deadline(stage, budgets[name], pool), others[name], name)
         wrapped[name] = stage
-    return Pipeline(wrapped)
+    order = Chain((Sorted(popular.filters.items), Top(scene.rank.keep)))
+    return Pipeline(wrapped, Observed(order, "sort", report))
 
 
 def local(

@@ -71,8 +71,9 @@ def page(page: Page, trace: bool = False) -> RenderableType:
     if not page.hits:
         parts.append(Text("nothing matches", style="dim"))
     for facet in page.facets:
-        counts = ", ".join(f"{value} ({count})" for value, count in facet.values[:8])
-        parts.append(Text(f"{facet.attribute}: {counts}", style="dim"))
+        counts = [f"{value} ({count})" for value, count in facet.values[:8]]
+        counts += [f"{b.low:g}..{b.high:g} ({b.count})" for b in facet.buckets]
+        parts.append(Text(f"{facet.attribute}: {', '.join(counts) or 'nothing'}", style="dim"))
     if trace:
         parts.append(steps(page.steps))
     if page.degraded:

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from funnel.columns import DTYPES, array_of, blocks, flat, kind_of, unpack
 from funnel.errors import BadQuery
-from funnel.page import Ask, Facet, Hit, Page
+from funnel.page import Ask, Bucket, Facet, Hit, Page
 from funnel.types import (
     NO_ITEM,
     All,
@@ -334,10 +334,7 @@ def read_page(message: funnel_pb2.Page) -> Page:
         request_id=message.request_id,
         generation=message.generation,
         total=message.total,
-        facets=tuple(
-            Facet(facet.attribute, tuple((value.value, value.count) for value in facet.values))
-            for facet in message.facets
-        ),
+        facets=tuple(map(_read_facet, message.facets)),
         variants=dict(message.variants),
         cursor=message.cursor,
         steps=tuple(map(_read_step, message.steps)),
@@ -375,8 +372,26 @@ def _read_hit(message: funnel_pb2.Hit) -> Hit:
 
 
 def _facet(facet: Facet) -> funnel_pb2.Facet:
-    values = [funnel_pb2.FacetValue(value=value, count=count) for value, count in facet.values]
-    return funnel_pb2.Facet(attribute=facet.attribute, values=values)
+    return funnel_pb2.Facet(
+        attribute=facet.attribute,
+        values=[funnel_pb2.FacetValue(value=value, count=count) for value, count in facet.values],
+        min=facet.low,
+        max=facet.high,
+        buckets=[
+            funnel_pb2.FacetBucket(low=bucket.low, high=bucket.high, count=bucket.count)
+            for bucket in facet.buckets
+        ],
+    )
+
+
+def _read_facet(message: funnel_pb2.Facet) -> Facet:
+    return Facet(
+        message.attribute,
+        tuple((value.value, value.count) for value in message.values),
+        message.min if message.HasField("min") else None,
+        message.max if message.HasField("max") else None,
+        tuple(Bucket(bucket.low, bucket.high, bucket.count) for bucket in message.buckets),
+    )
 
 
 def made(kind: type[M], **fields: Any) -> M:

@@ -23,6 +23,7 @@ Vectors = Callable[[Array], Array]  # rows (n,) -> (n, d) of length 1, zero wher
 class MMR:
     """`diversity` λ in [0, 1]; 0 keeps the order. Picks as many as the query asks for.
 
+    The order that a caller asks for stays as it is.
     Items without a vector are like nothing. Broken scores come last, ties break by row.
     """
 
@@ -32,7 +33,7 @@ class MMR:
     def select(self, query: Query, candidates: Candidates) -> Array:
         n = len(candidates)
         order = best(candidates.scores, candidates.rows, n)
-        if n < 2 or not self.diversity:
+        if n < 2 or not self.diversity or query.sort:
             return order
         finite = np.isfinite(candidates.scores)
         sound = order[finite[order]]

@@ -160,7 +160,8 @@ def test_any_text_is_only_text(gateway: Gateway, text: str) -> None:
         (Ask("home", cursor="abc"), BadQuery, "the cursor 'abc' is not one of ours"),
         (Ask("home", filters=(Filter("colour", ("x",)),)), BadQuery, "cannot filter on 'colour'"),
         (Ask("home", filters=(Filter("price", low=9.0, high=1.0),)), BadQuery, "swap the bounds"),
-        (Ask("home", facets=("price",)), BadQuery, "facet 'price' is not a categorical"),
+        (Ask("home", facets=("title",)), BadQuery, "facet 'title' is no attribute .* known: cat"),
+        (Ask("home", sort="brand"), BadQuery, "cannot sort by 'brand'; here one can by price"),
     ],
 )
 def test_a_callers_fault_is_named(
@@ -174,7 +175,7 @@ def test_filters_hold_and_facets_count_what_was_recalled(gateway: Gateway) -> No
     asked = Ask(
         "home",
         filters=(Filter("category", ("Shoes",)), Filter("price", low=10.0, high=20.0)),
-        facets=("category", "brand"),
+        facets=("category", "brand", "price"),
         limit=50,
     )
     page = gateway.page(asked)
@@ -182,6 +183,25 @@ def test_filters_hold_and_facets_count_what_was_recalled(gateway: Gateway) -> No
     assert page.total == len(page.hits)
     assert dict(page.facets[0].values) == {"Shoes/Running": 3, "Shoes/Hiking": 4}
     assert sum(count for _, count in page.facets[1].values) == 7
+    assert (page.facets[2].low, page.facets[2].high) == (10.0, 19.0)
+    assert [bucket.count for bucket in page.facets[2].buckets] == [1, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("sort", ["price", "-price"])
+def test_pages_in_the_callers_order_follow_each_other_too(gateway: Gateway, sort: str) -> None:
+    seen, cursor = [], ""
+    for _ in range(20):
+        page = gateway.page(Ask("home", where="price > 4", sort=sort, limit=7, cursor=cursor))
+        assert [step.name for step in page.steps if "." not in step.name] == [
+            "recall",
+            "sort",
+            "rerank",
+        ]
+        seen += [float(hit.attributes["price"]) for hit in page.hits]
+        cursor = page.cursor
+        if not cursor:
+            break
+    assert seen == sorted((n for n in range(5, N) if n != 7), reverse=sort.startswith("-"))
 
 
 def test_what_the_user_bought_is_not_shown_again(generation: Generation) -> None:

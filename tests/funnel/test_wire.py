@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from funnel import wire
 from funnel.columns import DTYPES
 from funnel.errors import BadQuery, FunnelError
-from funnel.page import Ask, Facet, Hit, Page
+from funnel.page import Ask, Bucket, Facet, Hit, Page
 from funnel.types import Candidates, Filter, History, Query, Step
 from protos import funnel_pb2, stage_pb2
 
@@ -299,7 +299,10 @@ def test_a_page_comes_back_as_it_was() -> None:
         "r1",
         "g1",
         total=7,
-        facets=(Facet("brand", (("x", 5), ("y", 2))),),
+        facets=(
+            Facet("brand", (("x", 5), ("y", 2))),
+            Facet("price", (), 0.0, 9.5, (Bucket(0.0, 1.0, 3), Bucket(2.5, 9.5, 4))),
+        ),
         variants={"layer": "b"},
         cursor="next",
         steps=(Step("recall", 0, 7, 1.5, "late"),),
