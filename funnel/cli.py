@@ -182,6 +182,32 @@ def validate(
         CONSOLE.print(report)
 
 
+@app.command()
+def split(
+    data: DataSet,
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Data set to write.")],
+    words: Annotated[int, typer.Option(help="Words of a passage, at most.")] = 120,
+    overlap: Annotated[int, typer.Option(help="Words that a passage shares with the next.")] = 20,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Split long descriptions into passages, which are found and cited one by one."""
+    from funnel.show import CONSOLE
+    from jobs.spark import session
+    from jobs.split import lines
+    from jobs.split import split as made
+
+    settings = load(config)
+    with _progress("splitting"):
+        spark = session(settings.build.master, settings.build.driver_memory)
+        found = made(spark, data, target, words, overlap)
+    if as_json:
+        print(json.dumps(found))
+    else:
+        CONSOLE.print("\n".join(lines(found)))
+        CONSOLE.print(f"next: funnel validate {target}")
+
+
 @app.command("config")
 def config_(config: ConfigFile = None, as_json: Json = False) -> None:
     """Every setting with its value and its meaning."""

@@ -187,6 +187,9 @@ class Scene(Section):
     rank: Learned = Field(default_factory=lambda: Learned(keep=50, budget_ms=35))
     rerank: Rerank = Field(default_factory=Rerank)
     store_budget_ms: Positive = Field(5, description="time for the user's state")
+    neighbours: int = Field(
+        1, ge=0, le=20, description="passages of a hit's document shown before and after it"
+    )
 
 
 def _scenes() -> dict[str, Scene]:

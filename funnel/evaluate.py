@@ -12,20 +12,21 @@ each followed by what the stage before had left, so that one list gives nDCG@10 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from funnel.catalogue import id_hash
+from funnel.catalogue import Catalogue, id_hash
 from funnel.config import STAGES, Config
 from funnel.dataset import accepted, has, read
 from funnel.errors import BadData
 from funnel.gateway import excluded_rows, user_columns
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval, mrr_at_k, ndcg_at_k, recall_at_k
+from funnel.passages import PARENT, representatives
 from funnel.pipeline import Pipeline
 from funnel.stage import Hydrator
 from funnel.timeline import Events, Timeline, groups, read_events
@@ -244,8 +245,13 @@ def report(
     kind: str,
     measured: Sequence[tuple[Case, Mapping[str, Candidates]]],
 ) -> Report:
-    """The figures of one scene from its cases and what left every stage."""
+    """The figures of one scene from its cases and what left every stage. A document counts once,
+    whichever of its passages was found or judged."""
     popular = _popular(generation)
+    if generation.items.has("codes", PARENT):
+        measured = [_documents(case, left, generation.items) for case, left in measured]
+        whole = representatives(popular, generation.items)
+        popular = whole[np.sort(np.unique(whole, return_index=True)[1])]
     lists: dict[str, list[Rows]] = {}
     survived: dict[str, list[float]] = {name: [] for name in STAGES}
     shown: set[int] = set()
@@ -275,6 +281,19 @@ def report(
         len(shown) / max(len(generation.items), 1),
         values,
     )
+
+
+def _documents(
+    case: Case, left: Mapping[str, Candidates], items: Catalogue
+) -> tuple[Case, Mapping[str, Candidates]]:
+    """With every passage's row as that of its document; of several grades the highest."""
+    order = np.lexsort((-np.asarray(case.grades), rows := representatives(case.rows, items)))
+    wanted, first = np.unique(rows[order], return_index=True)
+    graded = replace(case, rows=wanted.astype(np.int32), grades=case.grades[order][first])
+    return graded, {
+        name: replace(candidates, rows=representatives(candidates.rows, items))
+        for name, candidates in left.items()
+    }
 
 
 def orders(left: Mapping[str, Candidates]) -> dict[str, Rows]:

@@ -29,6 +29,7 @@ from funnel.facets import facets
 from funnel.generation import Generation
 from funnel.log import Logged, RequestLog
 from funnel.page import Ask, Hit, Page
+from funnel.passages import passages
 from funnel.pipeline import Pipeline
 from funnel.predicate import check, parse
 from funnel.sort import checked, onwards
@@ -343,6 +344,7 @@ def hits(
     names = [name for name in config.data.filterable if name in shown.column_names]
     attributes = {name: shown.column(name).to_pylist() for name in names}
     mark = _marker(query.text)
+    parts = passages(page.rows, items, config.scenes[query.scene].neighbours)
     evidence = {name: column for name, column in page.columns.items() if np.ndim(column) == 1 and n}
     found: list[Hit] = []
     for i in range(n):  # a page of twenty, not the candidates
@@ -359,6 +361,7 @@ def hits(
                 why=_why(finite),
                 position=offset + i + 1,
                 evidence=finite if query.trace else {},
+                passage=parts[i],
             )
         )
     return tuple(found)

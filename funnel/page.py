@@ -29,6 +29,19 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a document. Offsets count characters of the document's text; None: not known."""
+
+    passage_id: str  # the item's id
+    parent_id: str
+    start: int | None
+    end: int | None
+    text: str
+    before: tuple[Passage, ...] = ()  # its neighbours, in reading order
+    after: tuple[Passage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     item_id: str
     score: float
@@ -39,6 +52,7 @@ class Hit:
     position: int = 0  # from 1
     sponsored: bool = False
     evidence: Mapping[str, float] = field(default_factory=dict)
+    passage: Passage | None = None  # where the item is a part of a document
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,9 @@ class Unanswered:
     popular: Popular
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
-        return replace(self.popular.retrieve(query), steps=candidates.steps)
+        found, documents = self.popular.retrieve(query), self.popular.filters.documents
+        found = found if documents is None else documents.once(found)
+        return replace(found, steps=candidates.steps)
 
 
 @dataclass(frozen=True)

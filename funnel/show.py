@@ -13,10 +13,11 @@ from rich.text import Text
 from funnel.config import STAGES
 from funnel.evaluate import Figure, Report
 from funnel.intake import Upserted
-from funnel.page import Page
+from funnel.page import Hit, Page
 from funnel.replay import Comparison
 from funnel.types import Step, Suggestion
 
+EXCERPT = 160  # characters of a passage
 SHOWN = ("brand", "category", "price")  # attributes that fit beside a title
 
 
@@ -56,7 +57,7 @@ def page(page: Page, trace: bool = False) -> RenderableType:
         [
             hit.position,
             hit.item_id,
-            _marked(hit.highlight) if hit.highlight else Text(hit.title),
+            _title(hit),
             " · ".join(hit.attributes[name] for name in SHOWN if name in hit.attributes),
             round(hit.score, 4),
             _evidence(hit.evidence) if trace else hit.why,
@@ -81,6 +82,18 @@ def page(page: Page, trace: bool = False) -> RenderableType:
     if page.cursor:
         parts.append(Text(f"next page: --cursor {page.cursor}", style="dim"))
     return Group(*parts)
+
+
+def _title(hit: Hit) -> Text:
+    """The title, and below it the passage that was found."""
+    title = _marked(hit.highlight) if hit.highlight else Text(hit.title)
+    if (found := hit.passage) is not None:
+        known = found.start is not None and found.end is not None
+        where = f" {found.start}..{found.end}" if known else ""
+        text = " ".join(found.text.split())
+        text = text if len(text) <= EXCERPT else text[: EXCERPT - 1] + "…"
+        title.append(f"\n{found.parent_id}{where}: {text}", style="dim")
+    return title
 
 
 def _evidence(evidence: Mapping[str, float]) -> str:

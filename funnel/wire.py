@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 
 from funnel.columns import DTYPES, array_of, blocks, flat, kind_of, unpack
 from funnel.errors import BadQuery
-from funnel.page import Ask, Bucket, Facet, Hit, Page
+from funnel.page import Ask, Bucket, Facet, Hit, Page, Passage
 from funnel.types import (
     NO_ITEM,
     All,
@@ -354,6 +354,31 @@ def _hit(hit: Hit) -> funnel_pb2.Hit:
         position=hit.position,
         sponsored=hit.sponsored,
         evidence=hit.evidence,
+        passage=_passage(hit.passage) if hit.passage is not None else None,
+    )
+
+
+def _passage(passage: Passage) -> funnel_pb2.Passage:
+    return funnel_pb2.Passage(
+        passage_id=passage.passage_id,
+        parent_id=passage.parent_id,
+        start=passage.start,
+        end=passage.end,
+        text=passage.text,
+        before=map(_passage, passage.before),
+        after=map(_passage, passage.after),
+    )
+
+
+def _read_passage(message: funnel_pb2.Passage) -> Passage:
+    return Passage(
+        message.passage_id,
+        message.parent_id,
+        message.start if message.HasField("start") else None,
+        message.end if message.HasField("end") else None,
+        message.text,
+        tuple(map(_read_passage, message.before)),
+        tuple(map(_read_passage, message.after)),
     )
 
 
@@ -368,6 +393,7 @@ def _read_hit(message: funnel_pb2.Hit) -> Hit:
         message.position,
         message.sponsored,
         dict(message.evidence),
+        _read_passage(message.passage) if message.HasField("passage") else None,
     )
 
 

@@ -21,6 +21,7 @@ from funnel.catalogue import write_catalogue
 from funnel.changes import folded
 from funnel.dataset import accepted, schema_of
 from funnel.generation import Manifest, write_text
+from funnel.passages import PARENT
 from funnel.roles import ALWAYS, Roles
 from jobs.command import command
 from jobs.fresh import fresh, mirrored
@@ -41,9 +42,10 @@ def roles(work: Work) -> Roles:
 def attributes(columns: Sequence[str], roles: Roles) -> tuple[tuple[str, ...], ...]:
     """The columns that become codes, lists of codes, and numbers."""
     key = (roles.product_key,) if roles.product_key else ()
+    parent = (PARENT,) if PARENT in columns else ()
     always = (name for name in ALWAYS if name in columns)
     return (
-        tuple(dict.fromkeys((*roles.categorical, *key))),
+        tuple(dict.fromkeys((*roles.categorical, *key, *parent))),
         roles.multi,
         tuple(dict.fromkeys((*roles.numeric, *always))),
     )

@@ -14,17 +14,18 @@ import pyarrow as pa
 
 from funnel.config import Config
 from funnel.generation import Generation
-from funnel.stage import Retrieve, Stage
+from funnel.stage import Fuse, Retrieve, Stage
 from funnel.types import Candidates, Query, Rows
 from recall.als import ALS
 from recall.bm25 import BM25
 from recall.channel import Bound, Channel, Living
 from recall.filters import Filters
-from recall.fusion import Fusion, fusion_of
+from recall.fusion import fusion_of
 from recall.item_cf import ItemCF
 from recall.live import Live
 from recall.neighbours import opener
 from recall.new import New
+from recall.passages import OnePassage
 from recall.popular import Popular
 from recall.spectral import Spectral
 from recall.tfidf import TFIDF
@@ -84,7 +85,7 @@ class Recall:
     filters: Filters
     channels: Mapping[str, Channel]
     limits: Mapping[str, int]
-    fuse: Fusion
+    fuse: Fuse
     keep: int
     pool: Executor | None
 
@@ -111,11 +112,14 @@ def build(
     limits: dict[str, int] = {
         name: c.limit for name, c in channels.items() if c.limit and name in parts.channels
     }
+    fuse: Fuse = fusion_of(generation, config, scene)
+    if parts.filters.documents is not None:
+        fuse = OnePassage(fuse, parts.filters.documents)
     return Recall(
         parts.filters,
         {name: parts.channels[name] for name in limits},
         limits,
-        fusion_of(generation, config, scene),
+        fuse,
         settings.recall.keep,
         pool,
     )

@@ -17,6 +17,7 @@ from funnel.errors import BadQuery
 from funnel.generation import Generation
 from funnel.types import NO_ITEM, All, AnyOf, Array, Filter, Not, Predicate, Query
 from recall.masks import Mask, Masks
+from recall.passages import Documents
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,7 @@ class Filters:
     items: Catalogue
     kinds: dict[str, str]  # filterable attribute -> codes, offsets or number
     standing: Standing
+    documents: Documents | None = None
     masks: Masks = field(default_factory=Masks)
 
     @staticmethod
@@ -38,15 +40,15 @@ class Filters:
             for kind in ("number", "codes", "offsets")  # a multi-valued one has codes as well
             if items.has(kind, name)
         }
-        return Filters(items, kinds, Standing(items))
+        return Filters(items, kinds, Standing(items), Documents.open(generation))
 
     def allowed(self, query: Query) -> Mask | None:
         """(n,) True where an item may be returned; None where all may. n is what the live
         catalogue has now: an item that comes while the request is answered is not allowed to it.
 
         Never: what is deleted or not available, what the query excludes, and the item that it asks
-        about. Raises `BadQuery` for an attribute that is not filterable here, or a condition that
-        does not fit it.
+        about, each with its document (recall/passages.py). Raises `BadQuery` for an attribute that
+        is not filterable here, or a condition that does not fit it.
         """
         with self.items.still():
             mask, n = self.standing.mask(), len(self.items)
@@ -60,6 +62,9 @@ class Filters:
         if len(excluded):
             mask = np.ones(n, bool) if mask is None else mask.copy()
             mask[excluded] = False
+            if self.documents is not None:
+                others = self.documents.others(excluded)
+                mask[: len(others)] &= others[:n]
         return mask
 
     def holds(self, predicate: Predicate) -> Mask:
