@@ -19,7 +19,7 @@ from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query
 from recall.masks import Mask
 from recall.nearest import Nearest, fitted
-from recall.neighbours import HALF_LIFE, action_weights, interest
+from recall.neighbours import action_weights, voting
 
 
 @numba.njit(nogil=True, cache=True)
@@ -74,10 +74,7 @@ class ALS:
         return found
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
-        if query.item >= 0:
-            rows, votes = np.array([query.item], np.int32), np.ones(1)
-        else:
-            rows, votes = interest(query.history, self.actions, HALF_LIFE)
+        rows, votes = voting(query, self.actions)
         user = self.user(rows, votes)
         mask = fitted(allowed, len(self.items))
         found, products = self.items.search(np.append(user, np.float32(0)), mask, limit)

@@ -40,6 +40,13 @@ def interest(
     return history.rows[known], weights[history.actions[known]] * np.exp2(-ago / half_life)
 
 
+def voting(query: Query, weights: Array, half_life: float = HALF_LIFE) -> tuple[Array, Array]:
+    """What speaks for other items: the item that the query asks about, else `interest`."""
+    if query.item >= 0:
+        return np.array([query.item], np.int32), np.ones(1)
+    return interest(query.history, weights, half_life)
+
+
 def action_weights(generation: Generation, config: Config) -> Array:
     """(actions,) what each action says about wanting an item; 0 where nothing good."""
     return np.array([config.data.positive.get(name, 0.0) for name in generation.manifest.actions])
@@ -99,10 +106,7 @@ class Neighbours:
         return found
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
-        if query.item >= 0:
-            rows, votes = np.array([query.item], np.int32), np.ones(1)
-        else:
-            rows, votes = interest(query.history, self.actions, self.half_life)
+        rows, votes = voting(query, self.actions, self.half_life)
         found, scores = self.votes(rows, votes)
         return ranked(found, scores, allowed, limit)
 

@@ -24,7 +24,7 @@ from funnel.generation import Generation
 from funnel.types import Array, Candidates, Query
 from recall.channel import ranked
 from recall.masks import Mask
-from recall.neighbours import HALF_LIFE, action_weights, interest
+from recall.neighbours import action_weights, voting
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +52,7 @@ class Spectral:
         return Spectral(items, fame, graph, filters["ideal"], filters["sharpen"], actions)
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
-        if query.item >= 0:
-            rows, votes = np.array([query.item], np.int32), np.ones(1)
-        else:
-            rows, votes = interest(query.history, self.actions, HALF_LIFE)
+        rows, votes = voting(query, self.actions)
         known = (rows >= 0) & (rows < len(self.items))
         rows, votes = rows[known], votes[known].astype(np.float32)
         smooth = (votes / np.sqrt(self.fame[rows])) @ self.items[rows]

@@ -22,7 +22,7 @@ from funnel.types import Array, Candidates, Query
 from recall.channel import ranked
 from recall.live import Scratch
 from recall.masks import Mask
-from recall.neighbours import HALF_LIFE, action_weights, interest
+from recall.neighbours import action_weights, voting
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,7 @@ class UserCF:
         return found, scores * self.fame[found].astype(np.float64) ** -alike.target
 
     def find(self, query: Query, allowed: Mask | None, limit: int) -> Candidates:
-        if query.item >= 0:
-            rows, votes = np.array([query.item], np.int32), np.ones(1)
-        else:
-            rows, votes = interest(query.history, self.actions, HALF_LIFE)
+        rows, votes = voting(query, self.actions)
         found, scores = self.votes(rows, votes)
         return ranked(found, scores, allowed, limit)
 
