@@ -5,8 +5,8 @@ Events as they come in: who did what to which item, when; and what is wrong with
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -37,17 +37,19 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """A user's newest actions, oldest first: three columns of one length."""
+    """A user's newest actions, oldest first: three columns of one length; and the user's decayed
+    counters (`features.fold.user_names`) as of when it was read, where they are known."""
 
     item_ids: Sequence[str] = ()
     actions: Sequence[str] = ()
     times: Sequence[int] = ()  # epoch ms
+    counters: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.item_ids)
 
 
-NAMES = tuple(field.name for field in fields(Event))
+NAMES = tuple(column.name for column in fields(Event))
 _IDS = ("event_id", "user_id", "item_id", "session_id", "request_id")
 
 

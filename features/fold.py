@@ -16,17 +16,20 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.event import Event, UserHistory, identified
+from funnel.catalogue import id_hash
 from funnel.config import ACTIONS, Config
 from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
 from funnel.types import Array, Floats, Query, Rows
 
-DAY_MS = 86_400_000
+MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 IMPRESSION = "impression"
 LARGEST = 1e38  # fits in float32
 FAR = 500  # half-lives between an event and the landmark before the landmark moves
@@ -53,6 +56,98 @@ def span_ms(days: float) -> int:
     if span <= 0:
         raise BadConfig(f"features.half_lives: {days} is not a positive number of days")
     return span
+
+
+def longest(config: Config) -> float:
+    """The half-life, in days, by which users and pairs are counted."""
+    if not config.features.half_lives:
+        raise BadConfig("features.half_lives is empty: name at least one half-life in days")
+    return max(config.features.half_lives)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The newest `buckets` buckets of `width_ms`, the one that is not over yet included.
+
+    An event at t is in the window at T if floor(T/width) - buckets < floor(t/width) <=
+    floor(T/width).
+    """
+
+    name: str  # as in the config: 1h, 7d
+    ms: int
+    width_ms: int
+
+    @property
+    def buckets(self) -> int:
+        return self.ms // self.width_ms
+
+
+def windows_of(config: Config) -> tuple[Window, ...]:
+    """The windows by which items are counted, shortest first; each once.
+
+    Buckets are five minutes wide for windows of an hour, an hour for those of up to a day, and a
+    day (UTC) for longer ones.
+    """
+    found = {window.ms: window for window in map(window_of, config.features.windows)}
+    return tuple(found[ms] for ms in sorted(found))
+
+
+def window_of(name: str) -> Window:
+    """A window by its name, which the config has checked."""
+    ms = int(name[:-1]) * (HOUR_MS if name[-1] == "h" else DAY_MS)
+    width = 5 * MINUTE_MS if ms <= HOUR_MS else HOUR_MS if ms <= DAY_MS else DAY_MS
+    return Window(name, ms, width)
+
+
+def window_names(config: Config) -> tuple[str, ...]:
+    """`live.click.in1h` and so on, all windows of one action beside each other."""
+    return tuple(
+        f"live.{action}.in{window.name}"
+        for action in counted(config)
+        for window in windows_of(config)
+    )
+
+
+def user_names(config: Config) -> tuple[str, ...]:
+    """`user.click.30d` and so on: a user's decayed counters, by the longest half-life only."""
+    return tuple(f"user.{action}.{longest(config):g}d" for action in counted(config))
+
+
+def pair_names(config: Config) -> tuple[str, ...]:
+    """`pair.click.30d` and so on: decayed counters of a query's text and an item together."""
+    return tuple(f"pair.{action}.{longest(config):g}d" for action in counted(config))
+
+
+def normal(text: str) -> str:
+    """A query's text as pairs know it: trimmed, single spaces, without case."""
+    return " ".join(text.split()).casefold()
+
+
+def text_hash(text: str) -> int:
+    """A 64-bit hash of what `normal` makes of a text."""
+    digest = blake2b(normal(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def pair_keys(texts: Array, items: Array) -> NDArray[np.uint64]:
+    """Keys (uint64) of pairs from `text_hash`es and the items' `funnel.catalogue.id_hash`es, which
+    broadcast: the finalizer of SplitMix64 (Steele, Lea, Flood 2014) over one of them mixed and the
+    other."""
+    mixed = _mixed(np.asarray(texts, np.uint64)) ^ np.asarray(items, np.uint64)
+    return _mixed(mixed)
+
+
+def pair_key(text: str, item_id: str) -> int:
+    """The key of one pair of a query's text and an item."""
+    texts, items = np.array([text_hash(text)], np.uint64), np.array([id_hash(item_id)], np.uint64)
+    return int(pair_keys(texts, items)[0])
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return found
 
 
 class ItemCounters:

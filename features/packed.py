@@ -35,7 +35,8 @@ def unpacked(value: bytes, where: str) -> UserHistory:
             f"the store has the history of '{where}' in format {value[0]}, this version reads "
             f"{FORMAT}: empty the store and seed it again"
         )
-    return UserHistory(*zip(*_entries(value), strict=True))
+    item_ids, actions, times = zip(*_entries(value), strict=True)
+    return UserHistory(item_ids, actions, times)
 
 
 def _entries(value: bytes) -> Iterator[tuple[str, str, int]]:

@@ -5,13 +5,14 @@ else; `funnel config` prints them. A misspelt key is an error that names the kno
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from funnel.errors import BadConfig
 
@@ -35,6 +36,16 @@ STAGES = ("recall", "prerank", "rank", "rerank")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+
+
+def span_days(name: str) -> float:
+    """The days of a window such as 6h or 30d; 0 where it is none. Whole days beyond 24 hours, so
+    that whole buckets make it; 60 days at most."""
+    if not re.fullmatch(r"[1-9]\d*[hd]", name):
+        return 0.0
+    count = int(name[:-1])
+    days = count / 24 if name[-1] == "h" else float(count)
+    return days if days <= 60 and (days <= 1 or days == int(days)) else 0.0
 
 
 class Section(BaseModel):
@@ -97,9 +108,23 @@ class Features(Section):
     half_lives: tuple[float, ...] = Field(
         (1.0, 7.0, 30.0), description="half-lives of the item counters, in days"
     )
+    windows: tuple[str, ...] = Field(
+        (), description="windows that items are counted in too, such as 1h, 1d, 7d, 30d"
+    )
     settle_ms: int = Field(
         2000, ge=0, description="item counters are read as of this long before the request"
     )
+
+    @field_validator("windows")
+    @classmethod
+    def _whole(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not span_days(name):
+                raise ValueError(
+                    f"features.windows: '{name}' is no window; hours (1h to 24h) or days (1d to "
+                    "60d) are"
+                )
+        return names
 
 
 class Store(Section):

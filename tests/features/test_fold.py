@@ -13,7 +13,13 @@ from features.fold import (
     ItemCounters,
     counted,
     counter_names,
+    longest,
+    pair_key,
+    pair_names,
     span_ms,
+    user_names,
+    window_names,
+    windows_of,
 )
 from funnel.config import Config, parse
 from funnel.errors import BadConfig, BadGeneration
@@ -228,3 +234,36 @@ def test_a_snapshot_adds_only_what_is_older_than_all_that_is_there():
     histories.seed("ann", UserHistory(("z",), ("click",), (5,)))
     assert histories.user("ann").item_ids == ("a", "b", "c", "d")
     assert len(histories.user("nobody")) == 0
+
+
+def test_windows_count_whole_buckets_the_newest_included():
+    config = parse({"features": {"windows": ["7d", "1h", "24h", "30d", "1d"]}})
+    windows = windows_of(config)
+    assert [w.name for w in windows] == ["1h", "1d", "7d", "30d"]
+    assert [w.buckets for w in windows] == [12, 24, 7, 30]
+    assert [w.width_ms for w in windows] == [300_000, 3_600_000, DAY_MS, DAY_MS]
+    assert window_names(config)[:5] == (
+        *(f"live.impression.in{name}" for name in ("1h", "1d", "7d", "30d")),
+        "live.click.in1h",
+    )
+
+
+@pytest.mark.parametrize("name", ["", "0h", "1m", "61d", "25h", "1.5d", "-1d", "1"])
+def test_what_is_no_window_is_refused(name):
+    with pytest.raises(BadConfig, match=r"features.windows: '.*' is no window; hours"):
+        parse({"features": {"windows": [name]}})
+
+
+def test_users_and_pairs_are_counted_by_the_longest_half_life():
+    config = parse({"features": {"half_lives": [7.0, 30.0, 1.0]}})
+    assert longest(config) == 30
+    assert user_names(config)[:2] == ("user.impression.30d", "user.click.30d")
+    assert pair_names(config)[:2] == ("pair.impression.30d", "pair.click.30d")
+
+
+def test_keys_of_pairs_ignore_case_and_space_and_nothing_else():
+    assert pair_key("  Red\tShoes ", "i1") == pair_key("red shoes", "i1")
+    assert pair_key("red shoes", "i1") == 3277073310071237246
+    keys = {pair_key(text, item) for text in ("red", "shoes", "i1", "i2") for item in ("i1", "red")}
+    assert len(keys) == 8
+    assert pair_key("red", "i1") != pair_key("i1", "red")
