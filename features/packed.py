@@ -35,8 +35,9 @@ def unpacked(value: bytes, where: str) -> UserHistory:
             f"the store has the history of '{where}' in format {value[0]}, this version reads "
             f"{FORMAT}: empty the store and seed it again"
         )
-    item_ids, actions, times = zip(*_entries(value), strict=True)
-    return UserHistory(item_ids, actions, times)
+    entries = list(_entries(value))
+    items, actions, times = zip(*entries, strict=True) if entries else ((), (), ())
+    return UserHistory(items, actions, times)
 
 
 def _entries(value: bytes) -> Iterator[tuple[str, str, int]]:
