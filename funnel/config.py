@@ -111,6 +111,9 @@ class Features(Section):
     windows: tuple[str, ...] = Field(
         (), description="windows that items are counted in too, such as 1h, 1d, 7d, 30d"
     )
+    pairs: int = Field(
+        0, ge=0, description="most pairs of a query and an item that are counted; 0 counts none"
+    )
     settle_ms: int = Field(
         2000, ge=0, description="item counters are read as of this long before the request"
     )
