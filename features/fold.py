@@ -27,7 +27,7 @@ from funnel.catalogue import id_hash
 from funnel.config import ACTIONS, Config
 from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
-from funnel.types import Array, Floats, Query, Rows
+from funnel.types import Array, Floats, Query, Rows, taken
 
 MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 IMPRESSION = "impression"
@@ -260,9 +260,17 @@ class ItemCounters:
             column[:] = np.ldexp(column, -min(far, 2000))
             self.shift[h] += far
 
+    def grow(self, items: int) -> None:
+        """Makes room for so many items at least; new ones saw no event yet."""
+        if items > len(self.state):
+            room = np.zeros((items + items // 8, self.state.shape[1]))
+            room[: len(self.state)] = self.state
+            self.state = room
+
     def read(self, rows: Array, at: int) -> Floats:
-        """(k, C) float32: the counters of the items as of `at` (epoch ms)."""
-        return self.decayed(self.state[rows], at)
+        """(k, C) float32: the counters of the items as of `at` (epoch ms); zero for items that
+        there is no room for yet."""
+        return self.decayed(taken(self.state, rows), at)
 
     def decayed(self, state: NDArray[np.float64], at: int) -> Floats:
         """(k, C) states at the landmark as counters at `at`, or at the landmark if that is later:
@@ -282,7 +290,7 @@ class ItemCounters:
     def part(self, rows: Rows) -> ItemCounters:
         """A copy with these items only: item i of it is `rows[i]`."""
         part = copy(self)
-        part.state, part.shift = self.state[rows], list(self.shift)
+        part.state, part.shift = taken(self.state, rows), list(self.shift)
         return part
 
     def hydrate(self, query: Query, rows: Rows) -> Mapping[str, Floats]:

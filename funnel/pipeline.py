@@ -160,9 +160,9 @@ def offline(
     Without `counters` the item counters are those of the generation's cut.
     """
     if counters is None:
-        from features.fold import ItemCounters
+        from features.counts import Counts
 
-        counters = ItemCounters.open(generation)
+        counters = Counts.open(generation)
     popular = Popular.open(generation, config)
     return {
         name: pipeline(stages, config.scenes[name], popular)

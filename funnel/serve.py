@@ -135,12 +135,12 @@ def _generations(config: Config, stack: ExitStack) -> LiveGenerations:
 
 
 def _counters(generation: Generation, config: Config, store: Store, stack: ExitStack) -> Hydrator:
-    from features.fold import ItemCounters
+    from features.counts import Counts
     from features.replica import Replica
 
     replica = Replica(
         store,
-        ItemCounters.open(generation),
+        Counts.open(generation),
         generation.items,
         config.features.settle_ms,
         generation.manifest.live_position,

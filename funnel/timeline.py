@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from features.fold import ItemCounters
+from features.counts import Counts, text_of
 from funnel.config import Config
 from funnel.errors import BadData
 from funnel.generation import Generation
@@ -118,7 +118,7 @@ class Timeline:
 
     def __init__(self, generation: Generation, config: Config, events: Events):
         self.events, self.config = events, config
-        self.counters = ItemCounters.open(generation)
+        self.counters = Counts.open(generation)
         self._settle = config.features.settle_ms
         self._generation = generation
         self._impression = generation.manifest.actions.index("impression")
@@ -138,7 +138,8 @@ class Timeline:
         folded = int(np.searchsorted(self._arrived, at - self._settle, "right"))
         if folded > self._folded:
             new = self._by_arrival[self._folded : folded]
-            self.counters.apply(events.rows[new], events.actions[new], events.times[new])
+            texts = np.array([text_of(text) for text in events.texts[new]], np.uint64)
+            self.counters.apply(events.rows[new], events.actions[new], events.times[new], texts)
             self._folded = folded
 
     def history(self, user_id: str) -> History:

