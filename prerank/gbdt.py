@@ -22,6 +22,7 @@ from funnel.config import Config, Prerank
 from funnel.errors import BadGeneration
 from funnel.generation import Generation
 from funnel.types import Candidates, Floats, Query
+from prerank.trees import flattened
 
 PATIENCE = 25  # trees without an improvement on validation
 STOP_AT = 100  # nDCG that validation watches; at 10, so few candidates decide that luck stops early
@@ -40,10 +41,15 @@ class Table:
 
 
 class GBDT:
-    """A `Scorer`: the raw sum of the trees, one thread a request."""
+    """A `Scorer`: the raw sum of the trees, one thread a request.
+
+    Trees that prerank/trees.py cannot read are summed by LightGBM itself.
+    """
 
     def __init__(self, booster: lgb.Booster, assembler: Assembler):
         self.booster, self.assembler = booster, assembler
+        self.trees = flattened(booster)
+        self.sums(np.zeros((1, booster.num_feature()), np.float32))  # loads the kernel
 
     @staticmethod
     def open(generation: Generation, config: Config, scene: str) -> GBDT:
@@ -65,7 +71,13 @@ class GBDT:
         return GBDT(booster, assembler)
 
     def score(self, query: Query, candidates: Candidates) -> Floats:
-        return predict(self.booster, self.assembler.matrix(query, candidates))
+        return self.sums(self.assembler.matrix(query, candidates))
+
+    def sums(self, matrix: Floats) -> Floats:
+        """(n,) raw scores of the rows of an (n, F) matrix."""
+        if self.trees is None:
+            return predict(self.booster, matrix)
+        return self.trees.score(matrix).astype(np.float32)
 
 
 def usable(generation: Generation, scene: str, model: str) -> bool:
@@ -96,7 +108,7 @@ def check(path: Path, meta: dict[str, Any], assembler: Assembler) -> None:
 
 
 def predict(booster: lgb.Booster, matrix: Floats) -> Floats:
-    """(n,) raw scores of the rows of an (n, F) matrix."""
+    """(n,) raw scores of the rows of an (n, F) matrix, by LightGBM."""
     if not len(matrix):
         return np.empty(0, np.float32)
     return np.asarray(booster.predict(matrix, raw_score=True, num_threads=1), np.float32)
