@@ -93,7 +93,7 @@ def run(config: Config, data: Path | None, size: str) -> None:
 
 def settled(config: Config, place: Path, own: dict[str, object]) -> tuple[Config, Path]:
     """The config with everything it writes below `place`, and the file that says so."""
-    table = merged(config.model_dump(mode="json"), own)
+    table = merged(config.model_dump(mode="json", exclude_none=True), own)  # TOML has no null
     paths = {
         "build": {"root": str(place / "generations")},
         "store": {"dir": str(place / "valkey")},
