@@ -1,7 +1,8 @@
 """
 The caller's order: by a numeric attribute, among what recall found.
 
-Ties go by relevance, then by row; items without the attribute come last. Prerank and rank are
+Of a search only what has its words is ordered, where anything has: the nearest by vector are near
+by degrees, and the cheapest of them is hardly what was meant. Ties go by relevance, then by row; items without the attribute come last. Prerank and rank are
 skipped, rerank drops what repeats and leaves the order. A next page asks for what comes at or after
 the last item shown, so that the pages together are in order too.
 """
@@ -18,6 +19,7 @@ from funnel.config import Config
 from funnel.errors import BadQuery
 from funnel.types import AnyOf, Candidates, Filter, Not, Predicate, Query, Rows, taken
 
+WORDS = ("recall.bm25", "recall.tfidf")
 RELEVANCE = "relevance"  # column: the score that the order has taken the place of
 
 
@@ -57,6 +59,7 @@ class Sorted:
     items: Catalogue
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
+        candidates = worded(candidates) if query.text else candidates
         values = self.values(query.sort.removeprefix("-"), candidates.rows)
         keys = -values if query.sort.startswith("-") else values  # NaN is last either way
         order = np.lexsort((candidates.rows, -candidates.scores, keys))
@@ -69,6 +72,15 @@ class Sorted:
         with self.items.still():
             found: np.ndarray = taken(self.items.numbers(name), rows, np.nan).astype(np.float64)
         return found
+
+
+def worded(candidates: Candidates) -> Candidates:
+    """Those that a channel of words found; all where none did, or none was asked."""
+    found = np.zeros(len(candidates), bool)
+    for name in WORDS:
+        if name in candidates.columns:
+            found |= np.isfinite(candidates.columns[name])
+    return candidates.take(np.flatnonzero(found)) if found.any() else candidates
 
 
 def restored(candidates: Candidates) -> Candidates:

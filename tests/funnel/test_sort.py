@@ -52,6 +52,17 @@ def test_items_that_are_not_known_here_come_last(items: Catalogue) -> None:
     assert found.rows.tolist() == [2, 0, 99]
 
 
+def test_a_search_orders_what_has_its_words(items: Catalogue) -> None:
+    rows = np.arange(4, dtype=np.int32)
+    words = np.array([2.0, np.nan, 1.0, np.nan], np.float32)
+    found = Candidates(rows, np.ones(4, np.float32), {"recall.bm25": words})
+    asked = Query(sort="price", text="tea")
+    assert Sorted(items).run(asked, found).rows.tolist() == [2, 0]
+    none = Candidates(rows, np.ones(4, np.float32), {"recall.bm25": np.full(4, np.nan)})
+    assert len(Sorted(items).run(asked, none)) == 4
+    assert len(Sorted(items).run(Query(sort="price"), found)) == 4
+
+
 def test_only_numbers_that_may_be_filtered_on_can_be_sorted_by(items: Catalogue) -> None:
     config = parse({})
     assert checked("-price", items, config) == "-price"
