@@ -2,9 +2,10 @@
 The caller's order: by a numeric attribute, among what recall found.
 
 Of a search only what has its words is ordered, where anything has: the nearest by vector are near
-by degrees, and the cheapest of them is hardly what was meant. Ties go by relevance, then by row; items without the attribute come last. Prerank and rank are
-skipped, rerank drops what repeats and leaves the order. A next page asks for what comes at or after
-the last item shown, so that the pages together are in order too.
+by degrees, and the cheapest of them is hardly what was meant. Ties go by relevance, then by row;
+items without the attribute come last. Prerank and rank are skipped, rerank drops what repeats and
+leaves the order. A next page asks for what comes at or after the last item shown, so that the pages
+together are in order too.
 """
 
 from __future__ import annotations
