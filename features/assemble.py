@@ -7,7 +7,7 @@ training and serving cannot differ. n candidates, M numeric features, K categori
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,19 @@ from features.crosses import (
     near,
     touched,
 )
-from features.fold import DAY_MS, IMPRESSION, ItemCounters, counted
-from features.spec import LAST, STRENGTH, Spec, difference
+from features.fold import (
+    DAY_MS,
+    IMPRESSION,
+    ItemCounters,
+    counted,
+    longest,
+    pair_names,
+    user_names,
+    window_names,
+    windows_of,
+)
+from features.folds import Folds
+from features.spec import LAST, STRENGTH, Spec, difference, has_pairs
 from funnel.catalogue import Catalogue, id_hash
 from funnel.config import Config
 from funnel.errors import BadConfig, BadGeneration
@@ -79,6 +90,10 @@ class Assembler:
         self._positive = np.array([*positive, 0.0])  # the last for the code -1
         self._counters = ItemCounters.open(generation).names
         self._prior = _prior(generation)
+        self._long = [*built.features.half_lives].index(longest(built))
+        rates = self._prior[:, self._long].tolist()
+        self._folds = Folds.of(built, generation.manifest.actions, rates)
+        self._paired = has_pairs(built, scene)
         self._vectors = {
             space: _vectors(generation, space)
             for space in VECTORS
@@ -117,6 +132,10 @@ class Assembler:
         past = Past.of(query, here.n, self._positive)
         liked = past.liked()
         columns |= self._live(candidates)
+        columns |= self._windowed(candidates)
+        columns |= self._pairs(candidates, columns)
+        columns |= self._users(query)
+        columns |= self._folds.columns(query, rows, candidates.columns, here)
         columns |= self._item(query, rows, here)
         columns |= self._evidence(candidates)
         columns |= self._asked(query, rows, here)
@@ -171,14 +190,10 @@ class Assembler:
         return coded
 
     def _live(self, candidates: Candidates) -> Columns:
-        columns, n = candidates.columns, len(candidates)
-        missing = np.full(n, np.nan, np.float32)
-        counts = np.stack([columns.get(name, missing) for name in self._counters])  # (C, n)
-        # Not np.log1p, which is three times slower: what it keeps of tiny counts says nothing.
-        logs = np.log(counts + 1)
-        found: dict[str, Array | float] = {
-            f"log.{name}": column for name, column in zip(self._counters, logs, strict=True)
-        }
+        n = len(candidates)
+        counts = _stacked(candidates, self._counters)
+        found: dict[str, Array | float] = _logs(self._counters, counts)
+        logs = np.stack([found[name] for name in _logged(self._counters)])
         half_lives = self._config.features.half_lives
         actions = counted(self._config)
         counts, logs = (x.reshape(len(actions), len(half_lives), n) for x in (counts, logs))
@@ -193,6 +208,48 @@ class Assembler:
                 found[f"rate.{action}.{days:g}d"] = rates[h]
             if len(half_lives) > 1:
                 found[f"trend.{action}"] = logs[a, short] - np.log(counts[a, long] * share + 1)
+        return found
+
+    def _windowed(self, candidates: Candidates) -> Columns:
+        names, windows = window_names(self._config), windows_of(self._config)
+        if not names:
+            return {}
+        counts = _stacked(candidates, names)
+        found: dict[str, Array | float] = _logs(names, counts)
+        actions = counted(self._config)
+        counts = counts.reshape(len(actions), len(windows), -1)
+        shown = counts[actions.index(IMPRESSION)] + np.float32(STRENGTH)
+        for a, action in enumerate(actions):
+            if action != IMPRESSION:
+                rates = (counts[a] + self._prior[a, self._long] * STRENGTH) / shown
+                for window, column in zip(windows, rates, strict=True):
+                    found[f"rate.{action}.in{window.name}"] = column
+        return found
+
+    def _pairs(self, candidates: Candidates, live: Columns) -> Columns:
+        if not self._paired:
+            return {}
+        names, actions = pair_names(self._config), counted(self._config)
+        counts = _stacked(candidates, names)
+        found: dict[str, Array | float] = _logs(names, counts)
+        shown = counts[actions.index(IMPRESSION)] + np.float32(STRENGTH)
+        for a, action in enumerate(actions):
+            if action != IMPRESSION:
+                own = live[f"rate.{action}.{longest(self._config):g}d"]
+                found[f"rate.{action}.pair"] = (counts[a] + own * np.float32(STRENGTH)) / shown
+        return found
+
+    def _users(self, query: Query) -> Columns:
+        if not self._config.features.users:
+            return {}
+        names, actions = user_names(self._config), counted(self._config)
+        counts = np.array([float(query.user.get(name, 0.0)) for name in names])
+        found: dict[str, Array | float] = dict(zip(_logged(names), np.log1p(counts), strict=True))
+        shown = counts[actions.index(IMPRESSION)] + STRENGTH
+        for a, action in enumerate(actions):
+            if action != IMPRESSION:
+                prior = float(self._prior[a, self._long])
+                found[f"rate.user.{action}"] = float((counts[a] + prior * STRENGTH) / shown)
         return found
 
     def _item(self, query: Query, rows: Rows, here: Attributes) -> Columns:
@@ -289,6 +346,22 @@ class Assembler:
     def _hashed(self, hashes: Array) -> NDArray[np.int32]:
         codes = hashes % np.uint64(self.vocab["item"] - 1) + np.uint64(1)
         return codes.astype(np.int32)
+
+
+def _stacked(candidates: Candidates, names: Sequence[str]) -> Floats:
+    """(C, n) columns of the candidates, NaN for those that are not there."""
+    columns = candidates.columns
+    missing = np.full(len(candidates), np.nan, np.float32)
+    return np.stack([columns.get(name, missing) for name in names])
+
+
+def _logs(names: Sequence[str], counts: Floats) -> dict[str, Array | float]:
+    # Not np.log1p, which is three times slower: what it keeps of tiny counts says nothing.
+    return dict(zip(_logged(names), np.log(counts + 1), strict=True))
+
+
+def _logged(names: Sequence[str]) -> list[str]:
+    return [f"log.{name}" for name in names]
 
 
 def _ragged(

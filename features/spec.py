@@ -15,13 +15,23 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Literal
 
-from features.fold import IMPRESSION, counted, counter_names
-from funnel.config import CHANNELS, Config
+from features.fold import (
+    IMPRESSION,
+    counted,
+    counter_names,
+    longest,
+    pair_names,
+    user_names,
+    window_names,
+    windows_of,
+)
+from funnel.config import CHANNELS, Config, Extra
 
 VERSION = 1  # rises when a formula changes that the declarations below do not spell out
 STRENGTH = 20.0  # impressions that the prior of a rate is worth
 AFFINITY_DAYS = 14.0  # half-life of an action's weight in affinities
 AGE_DAYS = 365.0  # older actions do not count in crosses
+LAST_ACTIONS = 5  # that an extra `last` looks at, where it does not say
 LAST = 20  # newest positive actions that vectors are compared with
 
 Kind = Literal["numeric", "categorical", "multi", "sequence"]
@@ -53,10 +63,14 @@ class Spec:
         return Spec(
             (
                 *_live(config),
+                *_windows(config),
+                *_users(config),
+                *_pairs(config, scene),
                 *_item(config),
                 *_query(),
                 *_recall(config, scene),
                 *_cross(config),
+                *(feature for entry in config.features.extra for feature in _extra(entry, config)),
                 *_fields(config),
             )
         )
@@ -97,6 +111,79 @@ def _live(config: Config) -> Iterator[Feature]:
         short, long = min(half_lives), max(half_lives)
         formula = f"log1p({short:g}d) - log1p({long:g}d * {short:g}/{long:g})"
         yield Feature(f"trend.{action}", "numeric", "live", formula)
+
+
+def _windows(config: Config) -> Iterator[Feature]:
+    for name in window_names(config):
+        yield Feature(f"log.{name}", "numeric", "live", f"log1p({name})")
+    for action in counted(config):
+        for window in windows_of(config) if action != IMPRESSION else ():
+            yield Feature(
+                f"rate.{action}.in{window.name}",
+                "numeric",
+                "live",
+                f"(live.{action} + prior*{STRENGTH:g}) / (live.{IMPRESSION} + {STRENGTH:g}), "
+                f"prior = the generation's rate over all items by {longest(config):g} days",
+            )
+
+
+def _users(config: Config) -> Iterator[Feature]:
+    if not config.features.users:
+        return
+    for name in user_names(config):
+        yield Feature(f"log.{name}", "numeric", "user", f"log1p({name}), 0 for unknown users")
+    for action in counted(config):
+        if action != IMPRESSION:
+            yield Feature(
+                f"rate.user.{action}",
+                "numeric",
+                "user",
+                f"(user.{action} + prior*{STRENGTH:g}) / (user.{IMPRESSION} + {STRENGTH:g}), "
+                "prior = the generation's rate over all items",
+            )
+
+
+def has_pairs(config: Config, scene: str) -> bool:
+    """Whether pairs are features: scenes that search have them, and what is for all scenes."""
+    return config.features.pairs > 0 and "bm25" in channels_of(config, scene)
+
+
+def _pairs(config: Config, scene: str) -> Iterator[Feature]:
+    if not has_pairs(config, scene):
+        return
+    for name in pair_names(config):
+        formula = f"log1p({name}) of the query's text and the item"
+        yield Feature(f"log.{name}", "numeric", "cross", formula)
+    for action in counted(config):
+        if action != IMPRESSION:
+            yield Feature(
+                f"rate.{action}.pair",
+                "numeric",
+                "cross",
+                f"(pair.{action} + prior*{STRENGTH:g}) / (pair.{IMPRESSION} + {STRENGTH:g}), "
+                f"prior = rate.{action}.{longest(config):g}d of the item",
+            )
+
+
+def extra_names(entry: Extra) -> tuple[str, ...]:
+    """The names of an entry's features: `last` has one for each of the newest actions."""
+    if entry.fold == "last":
+        return tuple(f"extra.{entry.name}.{i + 1}" for i in range(entry.n or LAST_ACTIONS))
+    return (f"extra.{entry.name}",)
+
+
+def _extra(entry: Extra, config: Config) -> Iterator[Feature]:
+    said = entry.model_dump(exclude={"name", "fold", "of", "default", "age_days"})
+    said["actions"] = entry.actions or sorted(config.data.positive)
+    options = ", ".join(f"{name}={value}" for name, value in said.items() if value)
+    zero = entry.fold in ("count", "window", "decayed", "distinct")
+    default = (0.0 if zero else math.nan) if entry.default is None else entry.default
+    past = entry.of == "history"
+    age = (entry.age_days or AGE_DAYS) if past else math.inf
+    source: Source = "cross" if past or entry.of == "pair" else "live"
+    for name in extra_names(entry):
+        formula = f"{entry.fold} of {entry.of}: {options}"
+        yield Feature(name, "numeric", source, formula, default, age)
 
 
 def _item(config: Config) -> Iterator[Feature]:

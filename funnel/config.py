@@ -5,7 +5,6 @@ else; `funnel config` prints them. A misspelt key is an error that names the kno
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from funnel.errors import BadConfig
+from funnel.extra import Fold, Of, problem, span_days
 
 ACTIONS = ("impression", "click", "cart", "purchase", "like", "dislike", "rating")
 CHANNELS = (
@@ -36,16 +36,6 @@ STAGES = ("recall", "prerank", "rank", "rerank")
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(gt=0)]
-
-
-def span_days(name: str) -> float:
-    """The days of a window such as 6h or 30d; 0 where it is none. Whole days beyond 24 hours, so
-    that whole buckets make it; 60 days at most."""
-    if not re.fullmatch(r"[1-9]\d*[hd]", name):
-        return 0.0
-    count = int(name[:-1])
-    days = count / 24 if name[-1] == "h" else float(count)
-    return days if days <= 60 and (days <= 1 or days == int(days)) else 0.0
 
 
 class Section(BaseModel):
@@ -101,6 +91,28 @@ class Build(Section):
     seed: int = Field(7, description="seed of everything random in a build")
 
 
+class Extra(Section):
+    """A feature that the config declares (`funnel.extra`); its name gets `extra.` before it."""
+
+    name: str
+    fold: Fold
+    of: Of
+    actions: tuple[str, ...] = Field((), description="what is counted; empty: data.positive")
+    over: tuple[str, ...] = Field((), description="what is divided by; empty: impressions")
+    window: str = Field("", description="such as 6h or 7d")
+    half_life: float | None = Field(None, gt=0.0, description="in days")
+    prior: float | None = Field(None, gt=0.0, description="what the prior of a rate is worth")
+    attribute: str = Field("", description="actions on items that share it with the candidate")
+    n: int | None = Field(None, ge=1, le=20, description="newest actions looked at")
+    default: float | None = Field(None, description="where there is no value")
+    age_days: float | None = Field(None, gt=0.0, description="older actions do not count")
+
+    @field_validator("actions", "over", mode="before")
+    @classmethod
+    def _one(cls, names: Any) -> Any:
+        return (names,) if isinstance(names, str) else names
+
+
 class Features(Section):
     """Histories and counters."""
 
@@ -113,6 +125,10 @@ class Features(Section):
     )
     pairs: int = Field(
         0, ge=0, description="most pairs of a query and an item that are counted; 0 counts none"
+    )
+    users: bool = Field(False, description="whether what users did is counted beside histories")
+    extra: tuple[Extra, ...] = Field(
+        (), description="features declared here, a table each: see docs/features.md"
     )
     settle_ms: int = Field(
         2000, ge=0, description="item counters are read as of this long before the request"
@@ -446,6 +462,9 @@ class Config(Section):
                     )
             if not any(channel.limit for channel in scene.recall.channels.values()):
                 raise ValueError(f"scenes.{name}.recall.channels: no channel has a limit above 0")
+        features, data = self.features, self.data
+        if said := problem(features.extra, features, known, data.positive, data.categorical):
+            raise ValueError(said)
         return self
 
     @property
@@ -523,8 +542,8 @@ def _section(loc: tuple[int | str, ...]) -> type[Section] | None:
     for part in loc:
         if isinstance(kind, type) and issubclass(kind, Section):
             kind = kind.model_fields[str(part)].annotation if part in kind.model_fields else None
-        elif get_origin(kind) is dict:
-            kind = get_args(kind)[1]
+        elif get_origin(kind) in (dict, tuple):
+            kind = get_args(kind)[get_origin(kind) is dict]
         if get_origin(kind) in (Union, UnionType):
             kind = get_args(kind)[0]
     return kind if isinstance(kind, type) and issubclass(kind, Section) else None

@@ -70,7 +70,7 @@ REASONS = {
 
 
 class Recent(Protocol):
-    """A user's recent actions, oldest first."""
+    """A user's recent actions, oldest first, and what is counted of the user, by name."""
 
     @property
     def item_ids(self) -> Sequence[str]: ...
@@ -78,6 +78,8 @@ class Recent(Protocol):
     def actions(self) -> Sequence[str]: ...
     @property
     def times(self) -> Sequence[int]: ...
+    @property
+    def counters(self) -> Mapping[str, float]: ...
 
 
 class Completes(Protocol):
@@ -191,7 +193,7 @@ class Gateway:
             at=at,
             limit=limit,
             history=history,
-            user=user_columns(ask.user_id, generation, self.config),
+            user=user_columns(ask.user_id, generation, self.config) | counters_of(recent),
             filters=filters,
             sort=sort,
             excluded=np.unique(np.concatenate([done, served, own, blocked(ask, generation)])),
@@ -323,6 +325,12 @@ def user_columns(user_id: str, generation: Generation, config: Config) -> dict[s
     row = generation.users.row(user_id)
     names = config.data.user_categorical if row >= 0 else ()
     return {name: np.asarray(generation.users.codes(name)[row]) for name in names}
+
+
+def counters_of(recent: Recent | None) -> dict[str, Array]:
+    """What is counted of the user, beside the attributes: `user.click.30d` and so on."""
+    counters = recent.counters if recent is not None else {}
+    return {name: np.asarray(count, np.float32) for name, count in counters.items()}
 
 
 def entry(
