@@ -118,6 +118,13 @@ def pair_names(config: Config) -> tuple[str, ...]:
     return tuple(f"pair.{action}.{longest(config):g}d" for action in counted(config))
 
 
+def live_names(config: Config) -> tuple[str, ...]:
+    """Every column that `features.counts.Counts` may give to candidates."""
+    items = counter_names(counted(config), config.features.half_lives)
+    pairs = pair_names(config) if config.features.pairs else ()
+    return (*items, *window_names(config), *pairs)
+
+
 def normal(text: str) -> str:
     """A query's text as pairs know it: trimmed, single spaces, without case."""
     return " ".join(text.split()).casefold()

@@ -4,7 +4,8 @@ Counters of items as of the cut, and the popular items.
 Writes into a draft counters/state.npy (n, C) float64 and counters/names.json: decayed counts of
 `features.fold.counted` actions by each half-life with the cut as their landmark; and popular/: the
 10,000 best rows by the decayed positive actions times their weights, middle half-life, and the best
-`popular.each` of every value of the column `popular.by` (`recall.categories`).
+`popular.each` of every value of the column `popular.by` (`recall.categories`). With
+`features.windows` also windows/, with `features.pairs` pairs/ (features/windows.py, pairs.py).
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from features.fold import counted, counter_names, span_ms
+from features import pairs, windows
+from features.fold import (
+    counted,
+    counter_names,
+    longest,
+    pair_keys,
+    span_ms,
+    text_hash,
+    windows_of,
+)
 from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.types import Array, best
@@ -42,13 +52,13 @@ def counters(config: Config, landmark: int, prefix: str = "") -> dict[str, Colum
     """Name -> what an event (`action` code, `timestamp`) adds to that counter; null for nothing."""
     actions, half_lives = counted(config), config.features.half_lives
     names = counter_names(actions, half_lives)
-    pairs = [(action, days) for action in actions for days in half_lives]
+    kinds = [(action, days) for action in actions for days in half_lives]
     return {
         prefix + name: F.when(
             F.col("action") == config.all_actions.index(action),
             grown(F.col("timestamp"), landmark, days),
         )
-        for name, (action, days) in zip(names, pairs, strict=True)
+        for name, (action, days) in zip(names, kinds, strict=True)
     }
 
 
@@ -108,23 +118,79 @@ def write_popular(target: Path, scores: Array) -> int:
     return len(order)
 
 
+def write_windows(target: Path, happened: DataFrame, config: Config, cut: int) -> int:
+    """windows/ of the draft `target`: what the windows at the cut reach; the number of entries."""
+    removed(target / windows.FOLDER)
+    widths = windows.reached(windows_of(config), cut)
+    if not widths:
+        return 0
+    folder, total = fresh(target / windows.FOLDER), 0
+    codes = [config.all_actions.index(action) for action in counted(config)]
+    known = happened.where((F.col("timestamp") < cut) & F.col("action").isin(codes))
+    for width, oldest in widths.items():
+        bucket = F.floor(F.col("timestamp") / F.lit(width)).cast("int")
+        inside = known.where(F.col("timestamp") >= oldest * width)
+        table = inside.groupBy(bucket.alias("bucket"), "row", "action").count().toArrow()
+        columns = [table.column(n).to_numpy() for n in ("bucket", "row", "action", "count")]
+        total += windows.write(folder, width, *columns)
+    return total
+
+
+def write_pairs(target: Path, happened: DataFrame, config: Config, cut: int, hashes: Array) -> int:
+    """pairs/ of the draft `target`, as of the cut; `hashes` (n,) uint64 are the items' hashed ids.
+    Returns how many there are."""
+    removed(target / pairs.FOLDER)
+    most = config.features.pairs
+    if not most:
+        return 0
+    names = counter_names(counted(config), (longest(config),))
+    added = {name: column for name, column in counters(config, cut).items() if name in names}
+    said = F.trim(F.coalesce("query", F.lit("")))
+    asked = happened.where((F.col("timestamp") < cut) & (said != "")).withColumn("query", said)
+    sums = [F.coalesce(F.sum(column), F.lit(0.0)).alias(name) for name, column in added.items()]
+    summed = asked.groupBy("query", "row").agg(*sums)
+    weight = sum((F.col(f"`{name}`") for name in names[1:]), F.col(f"`{names[0]}`"))
+    # Spellings of one text are summed up below, so a few more than are kept.
+    table = summed.where(weight > 0).orderBy(weight.desc(), "query", "row").limit(2 * most)
+    found = table.toArrow()
+    texts, place = np.unique(
+        found.column("query").to_numpy(zero_copy_only=False), return_inverse=True
+    )
+    texts = np.array([text_hash(text) for text in texts], np.uint64)
+    keys = pair_keys(texts[place], hashes[found.column("row").to_numpy()])
+    keys, place = np.unique(keys, return_inverse=True)
+    state = np.zeros((len(keys), len(names)))
+    for column, name in enumerate(names):
+        np.add.at(state[:, column], place, found.column(name).to_numpy())
+    return pairs.write(fresh(target / pairs.FOLDER), keys, state, most)
+
+
 def run(work: Work) -> Mapping[str, Any]:
     drafts = work.drafts
     if not work.has("events"):
         for draft, _ in drafts:
             removed(draft / "counters")
             removed(draft / "popular")
+            removed(draft / windows.FOLDER)
+            removed(draft / pairs.FOLDER)
         return {}
     config = work.config
     names = counter_names(counted(config), config.features.half_lives)
     cuts = [cut for _, cut in drafts]
-    stats = item_stats(events.read(work), config, cuts).toArrow()
+    happened = events.read(work)
+    stats = item_stats(happened, config, cuts).toArrow()
     items = Catalogue(work.draft / "items")
+    hashes = np.empty(len(items), np.uint64)
+    hashes[np.load(items.path / "hash_rows.npy")] = np.load(items.path / "hash.npy")
     metrics: dict[str, Any] = {}
     for i, (draft, _) in enumerate(drafts):
         counts = state(stats, len(items), [f"{i}.{name}" for name in names])
         metrics = write(draft, counts, names, config, items)
-    return metrics
+        metrics |= {
+            "in_windows": write_windows(draft, happened, config, cuts[i]),
+            "pairs": write_pairs(draft, happened, config, cuts[i], hashes),
+        }
+    return {name: value for name, value in metrics.items() if value or "items" in name}
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from features.fold import counted, counter_names
+from features.fold import live_names
 from funnel.types import Array
 from jobs import events, requests
 from jobs.candidates import Recalled, evidence
 from jobs.command import command
-from jobs.counters_at import counters_at
+from jobs.counters_at import counters_at, pairs_at
 from jobs.fresh import fresh, removed
 from jobs.spark import map_batches
 from jobs.tables import literal
@@ -61,6 +61,10 @@ def run(work: Work) -> dict[str, Any]:
         middle = (work.past + work.until) // 2
         before = events.read(work).where(F.col("timestamp") < work.until)
         frame = counters_at(frame, before, config, middle)
+        if config.features.pairs:
+            said = work.spark.read.parquet(literal(requests.path(work)))
+            frame = frame.join(said.select("request_id", "text"), "request_id", "left")
+            frame = pairs_at(frame, before, config, middle).drop("text")
     candidates = frame.toArrow()
     candidates = candidates.sort_by(
         [("request_id", "ascending"), ("score", "descending"), ("row", "ascending")]
@@ -72,7 +76,7 @@ def _split(work: Work, table: pa.Table, candidates: pa.Table) -> dict[str, Any]:
     """Writes each scene's part, and says how much of what was wanted is there."""
     metrics: dict[str, Any] = {}
     names = [name for name, _ in requests.OUTCOME]
-    counters = counter_names(counted(work.config), work.config.features.half_lives)
+    counters = live_names(work.config)
     for name, scene in work.config.scenes.items():
         own = table.filter(pc.equal(table.column("scene"), name))
         if not len(own):
