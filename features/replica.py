@@ -75,12 +75,12 @@ class Replica:
             recent = self._recent(distinct, at)
             found = self._items(recent, distinct, places, rows, at)
             if counts.windows.names:
-                values = counts.windows.read(rows, at)
+                values = counts.windows.read(distinct, at)
                 if len(recent):
                     added = np.searchsorted(distinct, recent["row"])
                     events = recent["action"], recent["time"]
-                    values += counts.windows.recent(added, *events, at, len(distinct))[places]
-                found |= named(counts.windows.names, values)
+                    values += counts.windows.recent(added, *events, at, len(distinct))
+                found |= named(counts.windows.names, values[places])
             if counts.pairs.names and query.text:
                 keys = counts.hashes.keys(query.text, distinct)
                 pairs = counts.pairs.part(keys)
@@ -179,6 +179,8 @@ class Replica:
                 self.position = arrivals[-1].position
                 old = self._pending.take(arrivals[-1].at - self.settle_ms - PENDING_MS)
                 self._counts.apply(old["row"], old["action"], old["time"], old["text"])
+            # Where queries will ask for, so that they need not count what left meanwhile.
+            self._counts.windows.advance(time.time_ns() // 1_000_000)
             if len(arrivals) < BATCH:
                 self._current = time.monotonic()
             self._news.notify_all()

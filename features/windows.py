@@ -208,12 +208,12 @@ class ItemWindows:
         """(items, C) float32: what events beside those that were applied add as of `at`; their
         rows are from 0 to `items`."""
         places, times = self._places[np.asarray(actions, np.int64)], np.asarray(times, np.int64)
-        found = np.zeros((items, len(self._actions), len(self.windows)), np.float32)
+        found = np.empty((items, len(self._actions), len(self.windows)), np.float32)
+        cells, size = np.asarray(rows, np.int64) * len(self._actions) + places, found[:, :, :1].size
         for w, window in enumerate(self.windows):
             tick, numbers = at // window.width_ms, times // window.width_ms
             keep = (places >= 0) & (tick - window.buckets < numbers) & (numbers <= tick)
-            cells = (rows[keep] * found.shape[1] + places[keep]) * found.shape[2] + w
-            np.add.at(found.reshape(-1), cells, 1)
+            found[:, :, w] = np.bincount(cells[keep], minlength=size).reshape(items, -1)
         return found.reshape(items, -1)
 
     @property
