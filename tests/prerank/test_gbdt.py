@@ -10,7 +10,7 @@ import pytest
 
 from features.fold import ItemCounters
 from funnel.config import Prerank, parse
-from funnel.errors import BadGeneration
+from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
 from funnel.log import read
 from funnel.metrics import ndcg_at_k
@@ -179,6 +179,20 @@ def test_a_model_of_other_features_or_a_broken_one_is_refused(work, tmp_path, ch
         (folder / "meta.json").write_text(json.dumps(meta | {change: changed}))
     with pytest.raises(BadGeneration, match=r"model\.txt"):
         GBDT.open(Generation.open(tmp_path / "g"), work.config, "home")
+
+
+@pytest.mark.parametrize(
+    "more", [{"windows": ["1h"]}, {"extra": [{"name": "n", "fold": "count", "of": "history"}]}]
+)
+def test_a_model_refuses_features_that_the_config_has_got_since(work, generation, more):
+    table = work.config.model_dump(mode="json")
+    table["features"] |= more
+    other = parse(table)
+    with pytest.raises(BadConfig, match=r"it adds (log\.live\..*in1h|extra\.n)"):
+        GBDT.open(generation, other, "home")
+    relabelled = replace(generation.manifest, config=other.model_dump(mode="json"))
+    with pytest.raises(BadGeneration, match=r"trained on other features .*(\.in1h|extra\.n)"):
+        GBDT.open(Generation(generation.path, relabelled), other, "home")
 
 
 def test_the_job_beats_recall_and_says_what_mattered(work):
