@@ -124,9 +124,9 @@ def asked(generation: Generation, counts: Counts, seed: int = 1) -> tuple[Query,
     return query, Candidates(rows, recall[0], {**named, **counts.hydrate(query, rows)})
 
 
-def timed(do: Callable[[], Any], times: int = 200) -> dict[str, float]:
+def timed(do: Callable[[], Any], times: int) -> dict[str, float]:
     """Milliseconds of one call, after some that do not count."""
-    for _ in range(10):
+    for _ in range(3):
         do()
     took = []
     for _ in range(times):
@@ -136,7 +136,7 @@ def timed(do: Callable[[], Any], times: int = 200) -> dict[str, float]:
     return {"p50_ms": float(np.median(took)), "p99_ms": float(np.quantile(took, 0.99))}
 
 
-def assembling(path: Path, n: int, config: Config, name: str) -> list[dict[str, Any]]:
+def assembling(path: Path, n: int, config: Config, name: str, times: int) -> list[dict[str, Any]]:
     generation = built(path, n, config)
     counts = Counts.open(generation)
     assembler = Assembler(generation, config, "search")
@@ -144,14 +144,14 @@ def assembling(path: Path, n: int, config: Config, name: str) -> list[dict[str, 
     matrix = assembler.matrix(query, candidates)
     said = f"{name}, {len(assembler.names)} features"
     return [
-        {"method": f"matrix: {said}", **timed(lambda: assembler.matrix(query, candidates))},
+        {"method": f"matrix: {said}", **timed(lambda: assembler.matrix(query, candidates), times)},
         {
             "method": f"with the codes: {said}",
-            **timed(lambda: assembler.fields(query, candidates)),
+            **timed(lambda: assembler.fields(query, candidates), times),
         },
         {
             "method": f"counts: {len(counts.names)} columns of {len(matrix):,} candidates",
-            **timed(lambda: counts.hydrate(query, candidates.rows)),
+            **timed(lambda: counts.hydrate(query, candidates.rows), times),
         },
     ]
 
@@ -220,14 +220,14 @@ def following(path: Path, n: int, config: Config, seconds: float) -> list[dict[s
     ]
 
 
-def rows(items: int = 200_000, seconds: float = 10.0) -> list[dict[str, Any]]:
-    """What is measured, a row each."""
+def rows(items: int = 200_000, seconds: float = 10.0, times: int = 200) -> list[dict[str, Any]]:
+    """What is measured, a row each; requests are timed `times` times."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config = every()
         return [
-            *assembling(root / "default", items, Config(), "default"),
-            *assembling(root / "every", items, config, "all counted"),
+            *assembling(root / "default", items, Config(), "default", times),
+            *assembling(root / "every", items, config, "all counted", times),
             *following(root / "every", items, config, seconds),
         ]
 
