@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from features.event import NAMES, Event, UserHistory
 from funnel.errors import BadData
 
-FORMAT = 1
+FORMAT = 2
+HEAD = struct.Struct("<BHd")  # format, entries, the newest one's time
 ENTRY = struct.Struct("<dBHH")  # time; lengths of action, item id and event id, which follow
 
 
@@ -23,25 +24,27 @@ def entry(event: Event) -> bytes:
     return ENTRY.pack(event.timestamp, *map(len, parts)) + b"".join(parts)
 
 
-def history(entries: Iterable[bytes]) -> bytes:
-    """Entries in the order of (time, event id) as one value."""
-    return bytes([FORMAT]) + b"".join(entries)
+def history(events: Sequence[Event]) -> bytes:
+    """Actions in the order of (time, event id) as one value."""
+    newest = events[-1].timestamp if events else 0
+    return HEAD.pack(FORMAT, len(events), newest) + b"".join(map(entry, events))
 
 
-def unpacked(value: bytes, where: str) -> UserHistory:
-    """The history in `value`; `where` names it in the error of an unreadable one."""
+def unpacked(value: bytes, where: str, most: int) -> UserHistory:
+    """The newest `most` actions of the history in `value`; `where` names it in the error of an
+    unreadable one."""
     if value[0] != FORMAT:
         raise BadData(
             f"the store has the history of '{where}' in format {value[0]}, this version reads "
             f"{FORMAT}: empty the store and seed it again"
         )
-    entries = list(_entries(value))
+    entries = list(_entries(value))[-most:]
     items, actions, times = zip(*entries, strict=True) if entries else ((), (), ())
     return UserHistory(items, actions, times)
 
 
 def _entries(value: bytes) -> Iterator[tuple[str, str, int]]:
-    at = 1
+    at = HEAD.size
     while at < len(value):
         time, action, item, event_id = ENTRY.unpack_from(value, at)
         start = at + ENTRY.size

@@ -1,17 +1,29 @@
 -- The folds of the live store, run by the server as one step: nobody sees half of a batch.
 -- Everything is read and worked out first and written last, so an error leaves nothing behind.
 --
--- A user's history   one byte 1, then entries in the order of (time, event id), each
---                    <d time> <B H H lengths> action item_id event_id; little-endian
--- What a user sent   the 8-byte digests of the newest event ids, oldest first
+-- A user's history   <B 2> <H entries> <d newest time>, then entries in the order of (time, event
+--                    id), each <d time> <B H H lengths> action item_id event_id; little-endian. Now
+--                    and then a few more than the limit: the oldest ones leave in handfuls.
+-- What a user sent   the 8-byte digests of the newest event ids, oldest first; a few more too
 -- A user who left    the time up to which events are refused
--- An item's counters 4 bytes that name the layout, then for each half-life s <d q> and a <d> for
---                    each action: the sum of 2^(t/s - q), with q the newest event's whole t/s
+-- Counters           of an item or a user: 4 bytes that name the layout, then for each half-life
+--                    s <d q> and a <d> for each action: the sum of 2^(t/s - q), with q the newest
+--                    event's whole t/s
 
-local DIGEST = 8
+local DIGEST, HEAD, FORMAT = 8, 11, 2
+local SLACK = 4  -- a value may be longer than its limit by this part of it before it is cut
+
+local function header(count, newest)
+  return struct.pack('<BHd', FORMAT, count, newest)
+end
+
+local function size(value, at)
+  local _, action, item, id, body = struct.unpack('<dBHH', value, at)
+  return body + action + item + id - at
+end
 
 local function parsed(value)
-  local entries, at = {}, 2
+  local entries, at = {}, HEAD + 1
   while at <= #value do
     local time, action, item, id, body = struct.unpack('<dBHH', value, at)
     local stop = body + action + item + id
@@ -23,8 +35,9 @@ local function parsed(value)
 end
 
 local function packed(entries, limit)
-  local raw = {'\1'}
-  for i = math.max(#entries - limit, 0) + 1, #entries do
+  local first = math.max(#entries - limit, 0) + 1
+  local raw = {header(#entries - first + 1, entries[#entries] and entries[#entries][1] or 0)}
+  for i = first, #entries do
     raw[#raw + 1] = entries[i][3]
   end
   return table.concat(raw)
@@ -62,19 +75,93 @@ local function has(digests, digest)
 end
 
 local function user_at(key)
-  local values = redis.call('MGET', KEYS[key], KEYS[key + 1], KEYS[key + 2])
-  return {key = key, entries = parsed(values[1] or '\1'), seen = values[2] or '', fresh = {},
-          added = {}, gone = values[3] and tonumber(values[3]), changed = false}
+  local head = redis.call('GETRANGE', KEYS[key], 0, HEAD - 1)
+  local values = redis.call('MGET', KEYS[key + 1], KEYS[key + 2])
+  local format, count, newest = FORMAT, 0, -math.huge
+  if head ~= '' then format, count, newest = struct.unpack('<BHd', head) end
+  if format ~= FORMAT then
+    error({err = 'ERR histories of format ' .. format .. ', this version has ' .. FORMAT ..
+                 ': empty the store and seed it again'})
+  end
+  return {key = key, count = count, newest = newest, tail = {}, seen = values[1] or '',
+          fresh = {}, added = {}, gone = values[2] and tonumber(values[2])}
 end
 
-local function item_at(key, header, size)
+-- All entries of a user's history, as a table that a late event can be put into.
+local function opened(user)
+  if not user.entries then
+    user.entries = parsed(redis.call('GET', KEYS[user.key]) or '')
+    for _, entry in ipairs(user.tail) do user.entries[#user.entries + 1] = entry end
+  end
+  return user.entries
+end
+
+-- Puts an action where it belongs; false if it is there already.
+local function remembered(user, time, id, raw)
+  if not user.entries and time > user.newest then
+    user.tail[#user.tail + 1] = {time, id, raw}
+  else
+    local entries = opened(user)
+    local here = place(entries, time, id)
+    if not here then return false end
+    table.insert(entries, here, {time, id, raw})
+    user.changed = true
+  end
+  user.newest = math.max(user.newest, time)
+  return true
+end
+
+local function kept(user, limit, keep)
+  local key, added = KEYS[user.key], #user.tail
+  if user.entries then
+    if user.changed then redis.call('SET', key, packed(user.entries, limit), 'EX', keep) end
+    return
+  end
+  if added == 0 then return end
+  local raw, count = {}, user.count + added
+  for i = math.max(added - limit, 0) + 1, added do raw[#raw + 1] = user.tail[i][3] end
+  local tail = table.concat(raw)
+  if user.count > 0 and count <= limit + math.floor(limit / SLACK) then
+    redis.call('APPEND', key, tail)
+    redis.call('SETRANGE', key, 0, header(count, user.newest))
+    redis.call('EXPIRE', key, keep)
+    return
+  end
+  local before = ''
+  if user.count > 0 and added < limit then
+    before = redis.call('GET', key)
+    local at = HEAD + 1
+    for _ = 1, count - limit do at = at + size(before, at) end
+    before = string.sub(before, at)
+  end
+  redis.call('SET', key, header(math.min(count, limit), user.newest) .. before .. tail, 'EX', keep)
+end
+
+local function witnessed(user, memory, keep)
+  if #user.added == 0 then return end
+  local key, added = KEYS[user.key + 1], table.concat(user.added)
+  local all = #user.seen + #added
+  if user.seen ~= '' and all <= DIGEST * (memory + math.floor(memory / SLACK)) then
+    redis.call('APPEND', key, added)
+    redis.call('EXPIRE', key, keep)
+  else
+    redis.call('SET', key, string.sub(user.seen .. added, -DIGEST * memory), 'EX', keep)
+  end
+end
+
+local function counters_at(key, layout, cells)
   local value = redis.call('GET', key)
-  if value and #value == #header + 8 * size and string.sub(value, 1, #header) == header then
-    local cells = {struct.unpack('<' .. string.rep('d', size), value, #header + 1)}
-    cells[size + 1] = nil  -- where unpack stopped
-    return cells
+  if value and #value == #layout + 8 * cells and string.sub(value, 1, #layout) == layout then
+    local found = {struct.unpack('<' .. string.rep('d', cells), value, #layout + 1)}
+    found[cells + 1] = nil  -- where unpack stopped
+    return found
   end
   return {}
+end
+
+local function counters_kept(key, layout, cells, keep)
+  local value = layout .. struct.pack('<' .. string.rep('d', #cells), unpack(cells))
+  redis.call('SET', key, value, 'EX', keep)
 end
 
 local function count(cells, time, group, spans, counted)
@@ -94,56 +181,56 @@ local function count(cells, time, group, spans, counted)
   end
 end
 
--- KEYS log, then three of each user (history, digests, gone), then one of each item
--- ARGV limit, memory, seconds to keep, log length, layout, actions counted, half-lives, each in
---      ms, users, then for each event: user, item, digest, event id, time, its history entry or
---      '', which counter (0: none), its record
+-- KEYS log, then four of each user (history, digests, gone, counters), then one of each item
+-- ARGV limit, memory, seconds to keep, log length, actions counted, layout of items, half-lives,
+--      each in ms, layout of users, their half-life in ms (0: users are not counted), users, then
+--      each event: <I user> <I item> <d time> <B which counter, 0: none> <H H I lengths> digest
+--      event_id history-entry record
 local function track()
   local limit, memory, keep = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-  local header, counted, halves = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+  local counted, layout, halves = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
   local spans = {}
   for h = 1, halves do spans[h] = tonumber(ARGV[8 + h]) end
-  local people, size = tonumber(ARGV[9 + halves]), halves * (counted + 1)
-  local users, items, said, records = {}, {}, {}, {}
-  for at = 10 + halves, #ARGV, 8 do
-    local u, i, digest, id = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 3]
-    local time, raw, group = tonumber(ARGV[at + 4]), ARGV[at + 5], tonumber(ARGV[at + 6])
-    users[u] = users[u] or user_at(3 * u - 1)
+  local own, span = ARGV[9 + halves], {tonumber(ARGV[10 + halves])}
+  local people = tonumber(ARGV[11 + halves])
+  local cells = halves * (counted + 1)
+  local users, items, persons, said, records = {}, {}, {}, {}, {}
+  for at = 12 + halves, #ARGV do
+    local event = ARGV[at]
+    local u, i, time, group, a, b, c, body = struct.unpack('<IIdBHHI', event)
+    local digest = string.sub(event, body, body + DIGEST - 1)
+    body = body + DIGEST
+    local id, raw = string.sub(event, body, body + a - 1), string.sub(event, body + a, body + a + b - 1)
+    users[u] = users[u] or user_at(4 * u - 2)
     local user = users[u]
-    local here = place(user.entries, time, id)
     if user.gone and time <= user.gone then
       said[#said + 1] = 'g'
-    elseif not here or user.fresh[digest] or has(user.seen, digest) then
+    elseif user.fresh[digest] or has(user.seen, digest)
+        or (raw ~= '' and not remembered(user, time, id, raw)) then
       said[#said + 1] = 'd'
     else
       said[#said + 1] = 'a'
       user.fresh[digest] = true
       user.added[#user.added + 1] = digest
-      if raw ~= '' then
-        table.insert(user.entries, here, {time, id, raw})
-        user.changed = true
-      end
       if group > 0 then
-        local key = KEYS[1 + 3 * people + i]
-        items[key] = items[key] or item_at(key, header, size)
+        local key = KEYS[1 + 4 * people + i]
+        items[key] = items[key] or counters_at(key, layout, cells)
         count(items[key], time, group, spans, counted)
+        if span[1] > 0 then
+          key = KEYS[user.key + 3]
+          persons[key] = persons[key] or counters_at(key, own, counted + 1)
+          count(persons[key], time, group, span, counted)
+        end
       end
-      records[#records + 1] = ARGV[at + 7]
+      records[#records + 1] = string.sub(event, body + a + b)
     end
   end
   for _, user in pairs(users) do
-    if user.changed then
-      redis.call('SET', KEYS[user.key], packed(user.entries, limit), 'EX', keep)
-    end
-    if #user.added > 0 then
-      local seen = user.seen .. table.concat(user.added)
-      redis.call('SET', KEYS[user.key + 1], string.sub(seen, -memory * DIGEST), 'EX', keep)
-    end
+    kept(user, limit, keep)
+    witnessed(user, memory, keep)
   end
-  for key, cells in pairs(items) do
-    local value = header .. struct.pack('<' .. string.rep('d', size), unpack(cells))
-    redis.call('SET', key, value, 'EX', keep)
-  end
+  for key, found in pairs(items) do counters_kept(key, layout, found, keep) end
+  for key, found in pairs(persons) do counters_kept(key, own, found, keep) end
   for _, record in ipairs(records) do
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], '*', 'event', record)
   end
@@ -160,7 +247,7 @@ local function seed()
     local key = KEYS[2 * u - 1]
     local values, value = redis.call('MGET', key, KEYS[2 * u]), ARGV[3 + u]
     if values[1] or values[2] then
-      local there, merged = parsed(values[1] or '\1'), {}
+      local there, merged = parsed(values[1] or ''), {}
       for _, entry in ipairs(parsed(value)) do
         local older = not there[1] or entry[1] < there[1][1]
         if older and not (values[2] and entry[1] <= tonumber(values[2])) then
@@ -181,12 +268,11 @@ local function seed()
   return written
 end
 
--- KEYS history, digests and gone of one user; ARGV now
+-- KEYS history, digests, gone and counters of one user; ARGV now
 local function delete()
   local user = user_at(1)
-  local newest = user.entries[#user.entries]
-  local gone = math.max(tonumber(ARGV[2]), newest and newest[1] or 0, user.gone or 0)
-  local existed = redis.call('DEL', KEYS[1], KEYS[2])
+  local gone = math.max(tonumber(ARGV[2]), user.newest, user.gone or 0)
+  local existed = redis.call('DEL', KEYS[1], KEYS[2], KEYS[4])
   redis.call('SET', KEYS[3], string.format('%.0f', gone))
   return existed
 end

@@ -3,6 +3,7 @@ The live store: what users did up to now, in any Redis 7+ or Valkey. Only this f
 
     {u:<user id>}        a user's newest actions, packed: one GET is all a request needs
     {u:<user id>}:seen   digests of the events that the user sent last, so that one counts once
+    {u:<user id>}:counts the user's decayed counters, where `features.users` asks for them
     {u:<user id>}:gone   the user was deleted: events up to this time are refused, for good
     {i:<item id>}        an item's decayed counters of what came through this store
     log                  the live log, a stream of the events in the order of their arrival
@@ -19,7 +20,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -35,7 +36,14 @@ from redis.retry import Retry
 from features import packed
 from features.embedded import Embedded
 from features.event import Event, UserHistory, identified, problem
-from features.fold import IMPRESSION, counted, counter_names, span_ms
+from features.fold import (
+    IMPRESSION,
+    counted,
+    counter_names,
+    longest,
+    span_ms,
+    user_names,
+)
 from funnel.config import Config
 from funnel.errors import BadConfig, Unavailable
 
@@ -43,7 +51,8 @@ LUA = Path(__file__).with_name("store.lua").read_text()
 BATCH = 200  # events a step of the server, which does nothing else meanwhile
 SEED_BATCH = 500  # users
 MEMORY = 4  # event ids remembered for a user, for each action that the history keeps
-LOG, SEEDED = "log", "seeded"
+LOG, SEEDED, COUNTS = "log", "seeded", ":counts"
+EVENT = struct.Struct("<IIdBHHI")  # user, item, time, counter; lengths of id, entry and record
 PATIENT_MS = 5000  # the least wait for what is not part of a request
 LONGEST_BLOCK_MS = 1000
 
@@ -84,7 +93,11 @@ class Store:
         self.counted, self.half_lives = counted(config), config.features.half_lives
         self.spans = [span_ms(days) for days in self.half_lives]
         self.names = counter_names(self.counted, self.half_lives)
-        self._layout = struct.pack("<I", zlib.crc32("\n".join(self.names).encode()))
+        self._layout = _layout(self.names)
+        self.own_names = user_names(config)
+        self._own_span = span_ms(longest(config)) if config.features.users else 0
+        self._own_layout = _layout(self.own_names)
+        self._places = {action: place for place, action in enumerate(self.counted, 1)}
         self._clients: tuple[redis.Redis, redis.Redis, Any] | None = None
         self._url, self._failed = "", False
         if isinstance(where, str):
@@ -124,33 +137,42 @@ class Store:
     def _track(self, events: Sequence[Event]) -> bytes:
         users: dict[str, int] = {}
         items: dict[str, int] = {}
-        places = {action: place for place, action in enumerate(self.counted, 1)}
-        args: list[Any] = ["track", self.history, MEMORY * self.history, self.keep_s]
-        args += [self.log_length, self._layout, len(self.counted), len(self.spans), *self.spans]
+        head = [self.history, MEMORY * self.history, self.keep_s, self.log_length]
+        args: list[Any] = ["track", *head, len(self.counted), self._layout, len(self.spans)]
+        args += [*self.spans, self._own_layout, self._own_span]
         people = len(args)
         for event in events:
-            args += [
+            id, record = event.event_id.encode(), packed.record(event)
+            entry = b"" if event.action == IMPRESSION else packed.entry(event)
+            digest = blake2b(id, digest_size=8).digest()
+            numbers = EVENT.pack(
                 users.setdefault(event.user_id, len(users) + 1),
                 items.setdefault(event.item_id, len(items) + 1),
-                blake2b(event.event_id.encode(), digest_size=8).digest(),
-                event.event_id,
                 event.timestamp,
-                b"" if event.action == IMPRESSION else packed.entry(event),
-                places.get(event.action, 0),
-                packed.record(event),
-            ]
+                self._places.get(event.action, 0),
+                len(id),
+                len(entry),
+                len(record),
+            )
+            args.append(b"".join((numbers, digest, id, entry, record)))
         args.insert(people, len(users))
         keys = [LOG]
         for user in users:
-            keys += [_user(user), _user(user) + ":seen", _user(user) + ":gone"]
+            keys += _keys(user)
         keys += [_item(item) for item in items]
         answer: bytes = self._run(keys, args)
         return answer
 
     def user(self, user_id: str) -> UserHistory:
         """What the user did last, oldest first; nothing for an unknown user. One round trip."""
-        value = self._ask(lambda client: client.get(_key(_user(user_id))))
-        return packed.unpacked(value, user_id) if value else UserHistory()
+        keys = [_key(_user(user_id)), *([_key(_user(user_id) + COUNTS)] if self._own_span else [])]
+        value, *counts = self._ask(lambda client: client.mget(keys))
+        found = packed.unpacked(value, user_id, self.history) if value else UserHistory()
+        if not counts:
+            return found
+        table = self._decayed(counts, self._own_layout, (self._own_span,), _now())
+        counters = dict(zip(self.own_names, table[0].tolist(), strict=True))
+        return replace(found, counters=counters)
 
     def delete_user(self, user_id: str) -> bool:
         """Forgets the user; whether there was anything to forget.
@@ -158,9 +180,7 @@ class Store:
         Events up to now stay refused afterwards, from wherever they come: a client that retries, a
         replay of the log, a snapshot. What the user does later is taken again.
         """
-        key = _user(user_id)
-        keys = [_key(name) for name in (key, key + ":seen", key + ":gone")]
-        return bool(self._run(keys, ["delete", _now()]))
+        return bool(self._run([_key(name) for name in _keys(user_id)], ["delete", _now()]))
 
     def seed(
         self,
@@ -193,7 +213,7 @@ class Store:
             for time, item_id, action in entries
             if action != IMPRESSION
         ]
-        return packed.history(packed.entry(event) for event in kept[-self.history :])
+        return packed.history(kept[-self.history :])
 
     def seeded(self) -> str:
         """The generation whose snapshot was loaded, empty if none was."""
@@ -202,20 +222,26 @@ class Store:
 
     def counters(self, item_ids: Sequence[str], at: int) -> NDArray[np.float64]:
         """(k, C) counters `names` of the items as of `at`, of all events that this store took."""
-        halves, width = len(self.spans), len(self.counted) + 1
         keys = [_key(_item(item_id)) for item_id in item_ids]
         values = self._ask(lambda client: client.mget(keys)) if keys else []
-        state = np.zeros((len(keys), halves, width))
+        return self._decayed(values, self._layout, self.spans, at)
+
+    def _decayed(
+        self, values: Sequence[bytes | None], layout: bytes, half_lives: Sequence[int], at: int
+    ) -> NDArray[np.float64]:
+        """(k, actions · half-lives) counters as of `at`; zero where there is no value."""
+        halves, width = len(half_lives), len(self.counted) + 1
+        state = np.zeros((len(values), halves, width))
         for place, value in enumerate(values):
-            if value and value[:4] == self._layout:
+            if value and value[:4] == layout:
                 state[place] = np.frombuffer(value, "<f8", offset=4).reshape(halves, width)
-        spans = np.array(self.spans)
+        spans = np.array(half_lives)
         whole, rest = np.divmod(at, spans)
         counts = np.ldexp(
             state[:, :, 1:] * np.exp2(-rest / spans)[:, None],
             np.clip(state[:, :, :1] - whole[:, None], -2000, 2000).astype(np.int32),
         )
-        table: NDArray[np.float64] = counts.transpose(0, 2, 1).reshape(len(keys), -1)
+        table: NDArray[np.float64] = counts.transpose(0, 2, 1).reshape(len(values), -1)
         return table
 
     def events(self, after: str = "0", count: int = 5000, block_ms: int = 0) -> list[Arrival]:
@@ -343,6 +369,17 @@ def _now() -> int:
 
 def _user(user_id: str) -> str:
     return f"{{u:{user_id}}}"
+
+
+def _keys(user_id: str) -> list[str]:
+    """All that is kept of a user."""
+    own = _user(user_id)
+    return [own, own + ":seen", own + ":gone", own + COUNTS]
+
+
+def _layout(names: Sequence[str]) -> bytes:
+    """What counters say first: those of other names are not read."""
+    return struct.pack("<I", zlib.crc32("\n".join(names).encode()))
 
 
 def _item(item_id: str) -> str:

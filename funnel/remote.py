@@ -167,7 +167,8 @@ class RemoteFeatures:
     def user(self, user_id: str) -> UserHistory:
         request = wire.made(features_pb2.GetUserRequest, user_id=user_id)
         state = self.line.call(self.stub.GetUser, request, self.timeout)
-        return UserHistory(tuple(state.item_ids), tuple(state.actions), tuple(state.times))
+        columns = tuple(state.item_ids), tuple(state.actions), tuple(state.times)
+        return UserHistory(*columns, counters=dict(state.counters))
 
     def delete_user(self, user_id: str) -> bool:
         request = wire.made(features_pb2.DeleteUserRequest, user_id=user_id)

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,7 +50,7 @@ from protos import (
 )
 
 if TYPE_CHECKING:
-    from features.store import Store
+    from features.store import Store, Tracked
     from funnel.live import CatalogueLog
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ class FeaturesService(features_pb2_grpc.FeaturesServicer):
 
     def __init__(self, store: Store):
         self.store = store
+        self.pool = ThreadPoolExecutor(thread_name_prefix="track")
 
     def register(self, server: grpc.Server) -> None:
         REGISTER["features"](self, server)
@@ -116,20 +117,31 @@ class FeaturesService(features_pb2_grpc.FeaturesServicer):
         """Nothing to load."""
 
     def close(self) -> None:
-        """The store is its opener's to close."""
+        """Waits for what is being folded; the store is its opener's to close."""
+        self.pool.shutdown()
 
     def Track(
         self, request_iterator: Iterator[features_pb2.TrackRequest], context: grpc.ServicerContext
     ) -> features_pb2.TrackReply:
         reply, before = features_pb2.TrackReply(), 0
+        running: tuple[Future[Tracked], int] | None = None
+
+        def finished(told: Tracked, before: int) -> None:
+            reply.accepted += told.accepted
+            reply.duplicates += told.duplicates
+            for place, reason in told.refused:
+                reply.refused.add(index=before + place, reason=reason)
+
         with _translated(context):
+            # While the store folds one part of the stream, the next is read.
             for request in request_iterator:
-                told = self.store.track([_event(event) for event in request.events])
-                reply.accepted += told.accepted
-                reply.duplicates += told.duplicates
-                for place, reason in told.refused:
-                    reply.refused.add(index=before + place, reason=reason)
-                before += len(request.events)
+                events = [_event(event) for event in request.events]
+                if running is not None:
+                    finished(running[0].result(), running[1])
+                running = self.pool.submit(self.store.track, events), before
+                before += len(events)
+            if running is not None:
+                finished(running[0].result(), running[1])
         return reply
 
     def GetUser(
@@ -143,6 +155,7 @@ class FeaturesService(features_pb2_grpc.FeaturesServicer):
                 item_ids=history.item_ids,
                 actions=history.actions,
                 times=history.times,
+                counters=history.counters,
             )
 
     def DeleteUser(

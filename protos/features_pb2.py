@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/features.proto\x12\tfunnel.v1\"\xe6\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x11\n\ttimestamp\x18\x05 \x01(\x03\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\r\n\x05scene\x18\x08 \x01(\t\x12\r\n\x05query\x18\t \x01(\t\x12\x15\n\x08position\x18\n \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05value\x18\x0b \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_positionB\x08\n\x06_value\"0\n\x0cTrackRequest\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.funnel.v1.Event\"W\n\nTrackReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12#\n\x07refused\x18\x03 \x03(\x0b\x32\x12.funnel.v1.Refusal\"(\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"N\n\tUserState\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08item_ids\x18\x02 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\x12\r\n\x05times\x18\x04 \x03(\x03\"$\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\"\n\x0f\x44\x65leteUserReply\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\x32\xc9\x01\n\x08\x46\x65\x61tures\x12\x39\n\x05Track\x12\x17.funnel.v1.TrackRequest\x1a\x15.funnel.v1.TrackReply(\x01\x12:\n\x07GetUser\x12\x19.funnel.v1.GetUserRequest\x1a\x14.funnel.v1.UserState\x12\x46\n\nDeleteUser\x12\x1c.funnel.v1.DeleteUserRequest\x1a\x1a.funnel.v1.DeleteUserReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/features.proto\x12\tfunnel.v1\"\xe6\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x0f\n\x07item_id\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\x12\x11\n\ttimestamp\x18\x05 \x01(\x03\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\r\n\x05scene\x18\x08 \x01(\t\x12\r\n\x05query\x18\t \x01(\t\x12\x15\n\x08position\x18\n \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05value\x18\x0b \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_positionB\x08\n\x06_value\"0\n\x0cTrackRequest\x12 \n\x06\x65vents\x18\x01 \x03(\x0b\x32\x10.funnel.v1.Event\"W\n\nTrackReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x12\n\nduplicates\x18\x02 \x01(\r\x12#\n\x07refused\x18\x03 \x03(\x0b\x32\x12.funnel.v1.Refusal\"(\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"!\n\x0eGetUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\xb5\x01\n\tUserState\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08item_ids\x18\x02 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x03 \x03(\t\x12\r\n\x05times\x18\x04 \x03(\x03\x12\x34\n\x08\x63ounters\x18\x05 \x03(\x0b\x32\".funnel.v1.UserState.CountersEntry\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"$\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\"\n\x0f\x44\x65leteUserReply\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\x32\xc9\x01\n\x08\x46\x65\x61tures\x12\x39\n\x05Track\x12\x17.funnel.v1.TrackRequest\x1a\x15.funnel.v1.TrackReply(\x01\x12:\n\x07GetUser\x12\x19.funnel.v1.GetUserRequest\x1a\x14.funnel.v1.UserState\x12\x46\n\nDeleteUser\x12\x1c.funnel.v1.DeleteUserRequest\x1a\x1a.funnel.v1.DeleteUserReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.features_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_USERSTATE_COUNTERSENTRY']._loaded_options = None
+  _globals['_USERSTATE_COUNTERSENTRY']._serialized_options = b'8\001'
   _globals['_EVENT']._serialized_start=37
   _globals['_EVENT']._serialized_end=267
   _globals['_TRACKREQUEST']._serialized_start=269
@@ -41,12 +43,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REFUSAL']._serialized_end=448
   _globals['_GETUSERREQUEST']._serialized_start=450
   _globals['_GETUSERREQUEST']._serialized_end=483
-  _globals['_USERSTATE']._serialized_start=485
-  _globals['_USERSTATE']._serialized_end=563
-  _globals['_DELETEUSERREQUEST']._serialized_start=565
-  _globals['_DELETEUSERREQUEST']._serialized_end=601
-  _globals['_DELETEUSERREPLY']._serialized_start=603
-  _globals['_DELETEUSERREPLY']._serialized_end=637
-  _globals['_FEATURES']._serialized_start=640
-  _globals['_FEATURES']._serialized_end=841
+  _globals['_USERSTATE']._serialized_start=486
+  _globals['_USERSTATE']._serialized_end=667
+  _globals['_USERSTATE_COUNTERSENTRY']._serialized_start=620
+  _globals['_USERSTATE_COUNTERSENTRY']._serialized_end=667
+  _globals['_DELETEUSERREQUEST']._serialized_start=669
+  _globals['_DELETEUSERREQUEST']._serialized_end=705
+  _globals['_DELETEUSERREPLY']._serialized_start=707
+  _globals['_DELETEUSERREPLY']._serialized_end=741
+  _globals['_FEATURES']._serialized_start=744
+  _globals['_FEATURES']._serialized_end=945
 # @@protoc_insertion_point(module_scope)
