@@ -164,12 +164,13 @@ class Replica:
 
     def _take(self, arrivals: Sequence[Arrival]) -> None:
         counting = [arrival for arrival in arrivals if arrival.event.timestamp >= self._since]
-        fresh = np.empty(len(counting), PENDING)
+        fresh = np.zeros(len(counting), PENDING)
         fresh["arrived"] = [arrival.at for arrival in counting]
         fresh["row"] = self._catalogue.rows([arrival.event.item_id for arrival in counting])
         fresh["action"] = self._counts.items.codes(arrival.event.action for arrival in counting)
         fresh["time"] = [arrival.event.timestamp for arrival in counting]
-        fresh["text"] = [text_of(arrival.event.query) for arrival in counting]
+        if self._counts.pairs.names:
+            fresh["text"] = [text_of(arrival.event.query) for arrival in counting]
         unknown = np.flatnonzero(fresh["row"] < 0).tolist()
         with self._news:
             first = self._pending.add(fresh)

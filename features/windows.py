@@ -25,7 +25,8 @@ from funnel.types import Array, Floats, Rows
 
 BACK_MS = 600_000  # moments so much earlier than the newest event are still read exactly
 FOLDER = "windows"
-Counted = tuple[NDArray[np.int64], NDArray[np.int32]]  # cells (row·A + action), rising; counts
+Cells = NDArray[np.uint32]  # row·A + action
+Counted = tuple[Cells, NDArray[np.int32]]  # cells, rising, and their counts
 
 
 def write(
@@ -88,7 +89,7 @@ class ItemWindows:
     def _load(self, width: int, table: Array) -> None:
         places = self._places[table[:, 2]]
         table, places = table[places >= 0], places[places >= 0]
-        cells = table[:, 1].astype(np.int64) * len(self._actions) + places
+        cells = (table[:, 1].astype(np.int64) * len(self._actions) + places).astype(np.uint32)
         edges = np.flatnonzero(np.diff(table[:, 0])) + 1
         for part in np.split(np.arange(len(table)), edges) if len(table) else ():
             order = part[np.argsort(cells[part], kind="stable")]
@@ -112,7 +113,7 @@ class ItemWindows:
         rows, places, times = rows[keep], places[keep], times[keep]
         self.advance(int(times.max()))
         self._grow(int(rows.max()) + 1)
-        cells = rows * len(self._actions) + places
+        cells = (rows * len(self._actions) + places).astype(np.uint32)
         for width, buckets in self._buckets.items():
             numbers = times // width
             for number in np.unique(numbers).tolist():
@@ -121,7 +122,7 @@ class ItemWindows:
                     buckets.setdefault(number, _Bucket()).add(one)
                     self._count(width, number, one)
 
-    def _count(self, width: int, number: int, cells: NDArray[np.int64]) -> None:
+    def _count(self, width: int, number: int, cells: Cells) -> None:
         tick = self._newest // width
         for total, window in zip(self._totals, self.windows, strict=True):
             if window.width_ms == width and tick - window.buckets < number <= tick:
@@ -195,11 +196,11 @@ class ItemWindows:
         found = np.zeros((len(rows), len(self._actions)), np.int32)
         if not len(cells):
             return found
-        first = rows.astype(np.int64) * len(self._actions)
+        first = (rows.astype(np.int64) * len(self._actions)).astype(np.uint32)
         places = np.searchsorted(cells, first)
         for action in range(len(self._actions)):
             last = np.minimum(places, len(cells) - 1)
-            hit = cells[last] == first + action
+            hit = cells[last] == first + np.uint32(action)
             found[hit, action] = counts[last[hit]]
             places = places + hit
         return found
@@ -229,12 +230,12 @@ class _Bucket:
     __slots__ = ("_cells", "_counts", "_fresh", "_waiting")
 
     def __init__(self, cells: Array | None = None, counts: Array | None = None) -> None:
-        self._cells = np.empty(0, np.int64) if cells is None else cells
+        self._cells = np.empty(0, np.uint32) if cells is None else cells
         self._counts = np.empty(0, np.int32) if counts is None else counts
-        self._fresh: list[NDArray[np.int64]] = []
+        self._fresh: list[Cells] = []
         self._waiting = 0
 
-    def add(self, cells: NDArray[np.int64]) -> None:
+    def add(self, cells: Cells) -> None:
         self._fresh.append(cells)
         self._waiting += len(cells)
         if self._waiting > 4096 + len(self._cells) // 2:
@@ -252,4 +253,4 @@ class _Bucket:
 
     @property
     def nbytes(self) -> int:
-        return self._cells.nbytes + self._counts.nbytes + 8 * self._waiting
+        return self._cells.nbytes + self._counts.nbytes + 4 * self._waiting

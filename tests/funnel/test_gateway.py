@@ -11,6 +11,7 @@ import pytest
 
 import recall
 from features.event import UserHistory
+from funnel import wire
 from funnel.catalogue import write_catalogue
 from funnel.config import Config, parse
 from funnel.errors import BadQuery, NotFound, Unavailable
@@ -19,7 +20,7 @@ from funnel.generation import Generation, Manifest
 from funnel.page import Ask
 from funnel.pipeline import pipeline
 from funnel.stage import Cut, Select
-from funnel.types import Filter
+from funnel.types import Candidates, Filter
 from recall.bm25 import write_index
 from recall.popular import Popular
 
@@ -214,6 +215,17 @@ def test_what_the_user_bought_is_not_shown_again(generation: Generation) -> None
     assert {name: int(code) for name, code in query.user.items()} == {"tier": 0}
     assert "i00" not in ids(page)
     assert "i02" in ids(page)
+
+
+def test_what_is_counted_of_the_user_is_in_the_query(generation: Generation) -> None:
+    known = UserHistory(["i02"], ["click"], [3], {"user.click.30d": 1.5, "user.cart.30d": 0.0})
+    with ThreadPoolExecutor(8) as pool:
+        gateway = made(generation, CONFIG, Users({"ann": known}), pool)
+        query, _, _ = gateway.query(Ask("home", user_id="ann"), generation)
+    sent, _ = wire.read_request(wire.request(query, Candidates.empty()))
+    for one in (query, sent):
+        counters = {name: float(value) for name, value in one.user.items()}
+        assert counters == {"tier": 0, "user.click.30d": 1.5, "user.cart.30d": 0.0}
 
 
 def test_actions_after_the_request_are_not_known_to_it(generation: Generation) -> None:
