@@ -14,6 +14,7 @@ from features.event import NAMES, Event, UserHistory
 from funnel.errors import BadData
 
 FORMAT = 2
+SHOWN = 200  # characters of a text
 HEAD = struct.Struct("<BHd")  # format, entries, the newest one's time
 ENTRY = struct.Struct("<dBHH")  # time; lengths of action, item id and event id, which follow
 
@@ -57,6 +58,19 @@ def record(event: Event) -> bytes:
     """An event of the log: its fields as JSON, empty ones left out."""
     fields = {name: getattr(event, name) for name in NAMES}
     return json.dumps({k: v for k, v in fields.items() if v not in ("", None)}).encode()
+
+
+def readable(event: Event) -> bytes:
+    """A refused event for people: JSON, whatever its fields hold, long ones cut."""
+    found: dict[str, Any] = {}
+    for name in NAMES:
+        value = getattr(event, name)
+        if value not in ("", None):
+            plain = isinstance(value, int | float) and value == value and abs(value) < 1e300
+            text = str(value)
+            short = text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+            found[name] = value if plain else short
+    return json.dumps(found).encode()
 
 
 def event_of(record: Any) -> Event:

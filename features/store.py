@@ -7,6 +7,7 @@ The live store: what users did up to now, in any Redis 7+ or Valkey. Only this f
     {u:<user id>}:gone   the user was deleted: events up to this time are refused, for good
     {i:<item id>}        an item's decayed counters of what came through this store
     log                  the live log, a stream of the events in the order of their arrival
+    dead                 events that were refused, with the reasons, a stream
     catalogue            what became of items meanwhile, a stream too (funnel.live)
     seeded               the generation whose snapshot was loaded
 
@@ -16,6 +17,7 @@ and the log, or in none of them, and who reads after the ack sees it.
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 import zlib
@@ -51,7 +53,8 @@ LUA = Path(__file__).with_name("store.lua").read_text()
 BATCH = 200  # events a step of the server, which does nothing else meanwhile
 SEED_BATCH = 500  # users
 MEMORY = 4  # event ids remembered for a user, for each action that the history keeps
-LOG, SEEDED, COUNTS = "log", "seeded", ":counts"
+LOG, DEAD, SEEDED, COUNTS = "log", "dead", "seeded", ":counts"
+BURIED = 1000  # refused events of one call that are kept: a client gone mad has told enough by then
 EVENT = struct.Struct("<IIdBHHI")  # user, item, time, counter; lengths of id, entry and record
 PATIENT_MS = 5000  # the least wait for what is not part of a request
 LONGEST_BLOCK_MS = 1000
@@ -79,6 +82,16 @@ class Arrival:
         return int(self.position.split("-")[0])
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was refused: when (epoch ms of the server's clock), why, and its fields as far
+    as they can be read."""
+
+    at: int
+    reason: str
+    event: Mapping[str, Any]
+
+
 class Store:
     """The store at `where`, a url or an embedded server. Connects at the first call, and again by
     itself after a failure; every call raises `Unavailable` while the store cannot answer."""
@@ -88,7 +101,7 @@ class Store:
         self.actions = config.all_actions
         self.history = config.features.history
         self.keep_s = config.store.keep_days * 86_400
-        self.log_length = config.store.log_length
+        self.log_length, self.dead_length = config.store.log_length, config.store.dead_length
         self.timeout_ms = config.store.timeout_ms
         self.counted, self.half_lives = counted(config), config.features.half_lives
         self.spans = [span_ms(days) for days in self.half_lives]
@@ -114,7 +127,8 @@ class Store:
     def track(self, events: Sequence[Event]) -> Tracked:
         """Folds the events in. When this returns, every accepted one is visible to any read.
 
-        Bad events are refused one by one, those that were here before count as duplicates. After
+        Bad events are refused one by one and kept as dead letters; those that were here before
+        count as duplicates. After
         an `Unavailable` send all of them again: what was taken before counts once.
         """
         now = _now()
@@ -125,6 +139,8 @@ class Store:
                 refused.append((place, reason))
             else:
                 good.append((place, identified(event)))
+        if refused:
+            self._bury([(events[place], reason) for place, reason in refused[:BURIED]])
         said = b""
         for start in range(0, len(good), BATCH):
             said += self._track([event for _, event in good[start : start + BATCH]])
@@ -163,6 +179,39 @@ class Store:
         answer: bytes = self._run(keys, args)
         return answer
 
+    def _bury(self, refused: Sequence[tuple[Event, str]]) -> None:
+        def add(client: Any) -> None:
+            with client.pipeline(transaction=False) as pipe:
+                for event, reason in refused:
+                    fields = {
+                        b"reason": reason.encode(errors="replace"),
+                        b"event": packed.readable(event),
+                    }
+                    pipe.xadd(DEAD, fields, maxlen=self.dead_length, approximate=True)
+                pipe.execute()
+
+        self._ask(add, patient=True)
+
+    def dead_letters(self, count: int = 100) -> list[DeadLetter]:
+        """The last `count` events that were refused, the newest first."""
+        found = self._ask(lambda client: client.xrevrange(DEAD, count=count), patient=True)
+        return [
+            DeadLetter(
+                order(position.decode())[0],
+                fields[b"reason"].decode(),
+                json.loads(fields[b"event"]),
+            )
+            for position, fields in found
+        ]
+
+    def refused(self) -> int:
+        """How many events were ever refused, of those that were kept."""
+
+        def ask(client: Any) -> int:
+            return int(client.xinfo_stream(DEAD)["entries-added"]) if client.exists(DEAD) else 0
+
+        return int(self._ask(ask, patient=True))
+
     def user(self, user_id: str) -> UserHistory:
         """What the user did last, oldest first; nothing for an unknown user. One round trip."""
         keys = [_key(_user(user_id)), *([_key(_user(user_id) + COUNTS)] if self._own_span else [])]
@@ -180,7 +229,11 @@ class Store:
         Events up to now stay refused afterwards, from wherever they come: a client that retries, a
         replay of the log, a snapshot. What the user does later is taken again.
         """
-        return bool(self._run([_key(name) for name in _keys(user_id)], ["delete", _now()]))
+        existed = bool(self._run([_key(name) for name in _keys(user_id)], ["delete", _now()]))
+        for position, fields in self.entries(DEAD, count=2 * self.dead_length):
+            if json.loads(fields[b"event"]).get("user_id") == user_id:
+                self._ask(lambda client, at=position: client.xdel(DEAD, at), patient=True)
+        return existed
 
     def seed(
         self,

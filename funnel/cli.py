@@ -441,6 +441,22 @@ def similar(
     )
 
 
+@app.command("dead-letters")
+def dead_letters(
+    limit: Annotated[int, typer.Option(help="Show so many, the newest first.")] = 20,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """The events that the live store refused, and why."""
+    from features.store import Store
+    from funnel.show import refused as shown
+
+    settings = load(config)
+    with Store.open(settings, start=False) as store:
+        found, total = store.dead_letters(limit), store.refused()
+    _print(found, as_json, shown(found, total))
+
+
 @app.command()
 def track(
     user: Annotated[str, typer.Argument(help="User id.")],

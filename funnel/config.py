@@ -154,6 +154,7 @@ class Store(Section):
     timeout_ms: Positive = Field(50, description="longest wait for the store in a request")
     keep_days: Positive = Field(90, description="a user not seen for this long is forgotten")
     log_length: Positive = Field(1_000_000, description="events kept in the live log")
+    dead_length: Positive = Field(10_000, description="refused events that are kept to be read")
     catalogue_length: Positive = Field(
         100_000, description="upserts and deletes of items kept in the live log, in batches"
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,6 +17,9 @@ from funnel.intake import Upserted
 from funnel.page import Hit, Page
 from funnel.replay import Comparison
 from funnel.types import Step, Suggestion
+
+if TYPE_CHECKING:
+    from features.store import DeadLetter
 
 EXCERPT = 160  # characters of a passage
 SHOWN = ("brand", "category", "price")  # attributes that fit beside a title
@@ -33,6 +37,21 @@ def upserted(told: Upserted) -> RenderableType:
         return counts
     rows = [(one.index + 1, Text(one.item_id), Text(one.reason)) for one in told.refused]
     return Group(counts, table("", ("number", "item", "why it was refused"), rows))
+
+
+def refused(found: Sequence[DeadLetter], total: int) -> RenderableType:
+    """Dead letters, the newest first."""
+    if not found:
+        return Text("no event was refused", style="dim")
+    rows = [
+        (
+            datetime.fromtimestamp(one.at / 1e3, UTC).isoformat(" ", "seconds"),
+            Text(one.reason),
+            Text(" ".join(f"{name}={value}" for name, value in one.event.items())),
+        )
+        for one in found
+    ]
+    return table(f"{len(rows):,} of {total:,} refused events", ("when, UTC", "why", "event"), rows)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:

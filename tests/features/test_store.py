@@ -102,6 +102,72 @@ def test_bad_events_are_refused_one_by_one_and_the_rest_goes_on(store):
     assert store.track([]).accepted == 0
 
 
+def test_refused_events_are_kept_with_the_reason_until_their_user_is_forgotten(store, server):
+    huge, odd = "x" * (1 << 20), "half \ud800"
+    store.track(
+        [click(action="stare"), click(user=huge), click(item=odd), click(value=float("inf"))]
+    )
+    letters = store.dead_letters()
+    assert store.refused() == len(letters) == 4
+    assert [letter.reason.split()[0] for letter in letters] == [
+        "value",
+        "item_id",
+        "user_id",
+        "unknown",
+    ]
+    assert letters[3].event["action"] == "stare"
+    assert letters[2].event["user_id"].endswith("… (1,048,576 characters)")
+    assert all(len(str(letter.event)) < 2000 for letter in letters)
+    store.delete_user("ann")
+    assert [letter.event["user_id"][:2] for letter in store.dead_letters()] == ["xx"]
+    store.track([click(user="ann", at=T)])  # refused because the user left: not to be kept
+    assert len(store.dead_letters()) == 1
+
+
+def test_dead_letters_are_bounded(store, config):
+    small = Store(
+        store._where,
+        config.model_copy(update={"store": config.store.model_copy(update={"dead_length": 50})}),
+    )
+    with small:
+        for _ in range(4):
+            small.track([click(action="stare")] * 100)
+        assert len(small.dead_letters(1000)) < 250
+
+
+def test_what_users_did_is_counted_where_the_config_asks_for_it(store, config):
+    counting = config.model_copy(
+        update={"features": config.features.model_copy(update={"users": True})}
+    )
+    now = time.time_ns() // 1_000_000
+    with Store(store._where, counting) as own:
+        draw, day = np.random.default_rng(1), 86_400_000
+        times = now - draw.integers(0, 40 * day, 60)
+        actions = [
+            ["impression", "click", "purchase", "dislike"][n] for n in draw.integers(4, size=60)
+        ]
+        sent = [
+            click(at=int(at), action=action, event_id=f"c{n}", item=f"i{n}")
+            for n, (at, action) in enumerate(zip(times, actions, strict=True))
+        ]
+        own.track([*sent, *sent[:20]])
+        found = own.user("ann").counters
+        after = time.time_ns() // 1_000_000
+        for name, value in found.items():
+            _, action, days = name.split(".")
+            span = float(days[:-1]) * day
+            parts = [
+                2.0 ** -((after - int(at)) / span)
+                for at, a in zip(times, actions, strict=True)
+                if a == action
+            ]
+            assert value == pytest.approx(sum(parts), rel=1e-4)
+        assert set(own.user("stranger").counters.values()) == {0.0}
+        own.delete_user("ann")
+        assert set(own.user("ann").counters.values()) == {0.0}
+    assert store.user("ann").counters == {}
+
+
 def test_a_batch_of_any_size_is_taken(store):
     n = 2 * BATCH + 7
     batch = [click(user=f"u{i % 10}", item=f"i{i % 7}", at=T + i) for i in range(n)]
