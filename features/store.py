@@ -230,9 +230,10 @@ class Store:
         replay of the log, a snapshot. What the user does later is taken again.
         """
         existed = bool(self._run([_key(name) for name in _keys(user_id)], ["delete", _now()]))
-        for position, fields in self.entries(DEAD, count=2 * self.dead_length):
-            if json.loads(fields[b"event"]).get("user_id") == user_id:
-                self._ask(lambda client, at=position: client.xdel(DEAD, at), patient=True)
+        letters = self.entries(DEAD, count=2 * self.dead_length)
+        own = [at for at, one in letters if json.loads(one[b"event"]).get("user_id") == user_id]
+        if own:
+            self._ask(lambda client: client.xdel(DEAD, *own), patient=True)
         return existed
 
     def seed(
