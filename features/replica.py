@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -180,6 +181,7 @@ class Replica:
                 self.position = arrivals[-1].position
                 old = self._pending.take(arrivals[-1].at - self.settle_ms - PENDING_MS)
                 self._counts.apply(old["row"], old["action"], old["time"], old["text"])
+            del self._strangers[: bisect_left(self._strangers, (self._pending.first,))]
             # Where queries will ask for, so that they need not count what left meanwhile.
             self._counts.windows.advance(time.time_ns() // 1_000_000)
             if len(arrivals) < BATCH:
@@ -191,7 +193,7 @@ class Replica:
         if self._version == self._catalogue.version or not self._strangers:
             return
         self._version = self._catalogue.version
-        waiting = [(number, id) for number, id in self._strangers if number >= self._pending.first]
+        waiting = self._strangers
         rows = self._catalogue.rows([id for _, id in waiting])
         for (number, _), row in zip(waiting, rows.tolist(), strict=True):
             if row >= 0:

@@ -233,6 +233,14 @@ def test_items_that_become_known_after_their_events_are_counted(store, make_gene
         replica.close()
 
 
+def test_items_that_nobody_knows_are_soon_forgotten(store, generation, follow):
+    replica, start = follow(), generation.manifest.until
+    for step in range(0, 5 * PENDING_MS, PENDING_MS // 10):
+        event = Event("ann", "nobody's", "click", start, event_id=str(step))
+        replica._take([Arrival(f"{start + step}-0", event)])
+        assert len(replica._strangers) == len(replica._pending.until(2**62)) <= 12
+
+
 moment = st.integers(-2 * 3_600_000, 60_000)
 sent = st.tuples(st.integers(0, 6), st.integers(0, 5), moment, st.sampled_from(["", "red shoes"]))
 
