@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any
 
 SKEW_MS = 5 * 60_000  # clocks of clients run ahead; further than this is a mistake
@@ -49,8 +49,14 @@ class UserHistory:
         return len(self.item_ids)
 
 
+FORGOTTEN = "forgotten"  # the stream of the store that says who was deleted
 NAMES = tuple(column.name for column in fields(Event))
 _IDS = ("event_id", "user_id", "item_id", "session_id", "request_id")
+
+
+def user_digest(user_id: str) -> str:
+    """SHA-256 in hexadecimal, as Spark's `sha2(user_id, 256)`: who is forgotten is not named."""
+    return sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def identified(event: Event) -> Event:

@@ -7,6 +7,7 @@ The live store: what users did up to now, in any Redis 7+ or Valkey. Only this f
     {u:<user id>}:gone   the user was deleted: events up to this time are refused, for good
     {i:<item id>}        an item's decayed counters of what came through this store
     log                  the live log, a stream of the events in the order of their arrival
+    forgotten            digests of the users who were deleted, a stream too (funnel.forgotten)
     dead                 events that were refused, with the reasons, a stream
     catalogue            what became of items meanwhile, a stream too (funnel.live)
     seeded               the generation whose snapshot was loaded
@@ -37,7 +38,14 @@ from redis.retry import Retry
 
 from features import packed
 from features.embedded import Embedded
-from features.event import Event, UserHistory, identified, problem
+from features.event import (
+    FORGOTTEN,
+    Event,
+    UserHistory,
+    identified,
+    problem,
+    user_digest,
+)
 from features.fold import (
     IMPRESSION,
     counted,
@@ -230,6 +238,8 @@ class Store:
         replay of the log, a snapshot. What the user does later is taken again.
         """
         existed = bool(self._run([_key(name) for name in _keys(user_id)], ["delete", _now()]))
+        mark = {b"user": user_digest(user_id).encode(), b"until": str(_now()).encode()}
+        self.append(FORGOTTEN, mark, self.log_length)
         letters = self.entries(DEAD, count=2 * self.dead_length)
         own = [at for at, one in letters if json.loads(one[b"event"]).get("user_id") == user_id]
         if own:

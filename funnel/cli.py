@@ -441,6 +441,23 @@ def similar(
     )
 
 
+@app.command()
+def forget(config: ConfigFile = None, as_json: Json = False) -> None:
+    """Rewrite the logs without what belongs to users who were deleted."""
+    from funnel.forgotten import forget as rewritten
+    from funnel.show import CONSOLE
+
+    settings = load(config)
+    if not settings.log.dir:
+        raise BadQuery("log.dir is empty: there are no logs to forget anybody in")
+    with _progress("forgetting") as tell:
+        gone = rewritten(Path(settings.log.dir), tell)
+    if as_json:
+        print(json.dumps(gone))
+    else:
+        CONSOLE.print(", ".join(f"{count:,} {name} went" for name, count in gone.items()))
+
+
 @app.command("dead-letters")
 def dead_letters(
     limit: Annotated[int, typer.Option(help="Show so many, the newest first.")] = 20,

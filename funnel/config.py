@@ -81,6 +81,12 @@ class Build(Section):
     master: str = Field("local[*]", description="Spark master")
     driver_memory: str = Field("2g", description="memory of the Spark driver")
     partitions: Positive = Field(4, description="Spark shuffle partitions")
+    day_events: Positive = Field(
+        50_000, description="events that a partition of days has at least, where they last"
+    )
+    archive: bool = Field(
+        True, description="events of log.dir join those of the data set; each event id counts once"
+    )
     holdout: Share = Field(0.1, description="share of the latest events kept for `evaluate`")
     sample_share: Share = Field(
         0.25, description="share of the training events that prerank and rank learn from"

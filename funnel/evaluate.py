@@ -23,6 +23,7 @@ from funnel.catalogue import Catalogue, id_hash
 from funnel.config import STAGES, Config
 from funnel.dataset import accepted, has, read
 from funnel.errors import BadData
+from funnel.forgotten import marks
 from funnel.gateway import excluded_rows, user_columns
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval, mrr_at_k, ndcg_at_k, recall_at_k
@@ -226,9 +227,9 @@ def _scene(
         for case in cases:
             measured.append((case, funnel.trail(case.query)))
             progress(scene, len(measured), len(cases))
-    elif has(data, "events") and scene != "similar":
+    elif scene != "similar" and (paths := _events(data, config)):
         past = generation.manifest.until
-        events = read_events(accepted(data, "events"), generation, since=past)
+        events = read_events(paths, generation, since=past, marks=marks(Path(config.log.dir)))
         funnels: Mapping[str, Pipeline] | None = None
         for timeline, case in held_out_cases(generation, config, events, scene, most):
             funnels = funnels or pipelines(timeline.counters)
@@ -237,6 +238,14 @@ def _scene(
     if not measured:
         return None
     return report(generation, scene, "graded queries" if cases else "held-out events", measured)
+
+
+def _events(data: Path, config: Config) -> list[Path]:
+    """Where events are: in the data set and in the archive of the live log."""
+    found = [accepted(data, "events")] if has(data, "events") else []
+    archive = Path(config.log.dir) / "events"
+    there = config.build.archive and config.log.dir and any(archive.glob("[0-9]*.parquet"))
+    return [*found, archive] if there else found
 
 
 def report(

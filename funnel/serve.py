@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from funnel.changes import ChangeArchive
 from funnel.config import STAGES, Config
 from funnel.errors import BadConfig, FunnelError, Unavailable
+from funnel.forgotten import ForgottenArchive
 from funnel.gateway import Gateway, Serving
 from funnel.generation import Generation, current
 from funnel.intake import Intake
@@ -162,6 +163,8 @@ def _features(config: Config, stack: ExitStack) -> Server:
     if config.log.dir:
         archive = EventArchive(config.log.dir, store, config.log.seconds)
         stack.callback(archive.close)
+        forgotten = ForgottenArchive(config.log.dir, store, config.log.seconds)
+        stack.callback(forgotten.close)
         changes = ChangeArchive(config.log.dir, log, config.log.seconds)
         stack.callback(changes.close)
     services: Sequence[Service] = [FeaturesService(store), CatalogService(log, Columns(config))]

@@ -7,7 +7,7 @@ no request sees an event of its future.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from features.counts import Counts, text_of
 from funnel.config import Config
 from funnel.errors import BadData
+from funnel.forgotten import remaining
 from funnel.generation import Generation
 from funnel.types import Array, History, Rows
 
@@ -51,17 +52,25 @@ class Events:
         return Events(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def read_events(path: Path, generation: Generation, since: int = 0, before: int = 2**62) -> Events:
-    """The events of a data set (or of a log) with since <= timestamp < before.
+def read_events(
+    paths: Path | Sequence[Path],
+    generation: Generation,
+    since: int = 0,
+    before: int = 2**62,
+    marks: Mapping[str, int] | None = None,
+) -> Events:
+    """The events of a data set, of a log, or of both, with since <= timestamp < before.
 
-    Repeated event ids count once. Raises `BadData` where there is no events table.
+    Repeated event ids count once. `marks` are the users who were forgotten (funnel.forgotten).
+    Raises `BadData` where there is no events table.
     """
-    if not path.is_dir() or not any(path.rglob("*.parquet")):
-        raise BadData(f"no events in {path}")
-    source = ds.dataset(path, format="parquet")
-    names = [name for name in (*COLUMNS, "received_at") if name in source.schema.names]
-    at = pc.field("timestamp")
-    table = source.to_table(columns=names, filter=(at >= since) & (at < before))
+    tables = [
+        _read(path, since, before) for path in ([paths] if isinstance(paths, Path) else paths)
+    ]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if marks:
+        kept = remaining(table.column("user_id"), table.column("timestamp"), dict(marks))
+        table = table.filter(pa.array(kept))
     # An archive's files and rows lie in the order of arrival.
     table = table.append_column("arrival", pa.array(np.arange(len(table))))
     table = _once(table.combine_chunks())
@@ -71,7 +80,8 @@ def read_events(path: Path, generation: Generation, since: int = 0, before: int 
     times = table.column("timestamp").to_numpy().astype(np.int64)
     seen_at = times
     if "received_at" in table.column_names:
-        seen_at = table.column("received_at").to_numpy().astype(np.int64)
+        seen_at = pc.coalesce(table.column("received_at"), table.column("timestamp")).to_numpy()
+        seen_at = seen_at.astype(np.int64)
     known = np.flatnonzero((rows >= 0) & (actions >= 0))
     order = known[np.argsort(times[known], kind="stable")]
     events = Events(
@@ -86,6 +96,15 @@ def read_events(path: Path, generation: Generation, since: int = 0, before: int 
         _strings(table, "query"),
     )
     return events.take(order)
+
+
+def _read(path: Path, since: int, before: int) -> pa.Table:
+    if not path.is_dir() or not any(path.rglob("*.parquet")):
+        raise BadData(f"no events in {path}")
+    source = ds.dataset(path, format="parquet")
+    names = [name for name in (*COLUMNS, "received_at") if name in source.schema.names]
+    at = pc.field("timestamp")
+    return source.to_table(columns=names, filter=(at >= since) & (at < before))
 
 
 def _once(table: pa.Table) -> pa.Table:
