@@ -294,6 +294,18 @@ def digest(data: Path, table: str) -> str:
     return state.hexdigest()
 
 
+def digests(path: Path) -> dict[str, Path]:
+    """The Parquet files of a table, each by what it is: its name, size and end."""
+    found = {}
+    for file in _files(path):
+        with file.open("rb") as stream:
+            size = file.stat().st_size
+            stream.seek(max(size - TAIL, 0))
+            about = f"{file.relative_to(path)}\0{size}\0".encode() + stream.read()
+        found[blake2b(about, digest_size=12).hexdigest()] = file
+    return found
+
+
 def _files(path: Path) -> list[Path]:
     """The Parquet files in order of their names; hidden and `_` files and folders do not count."""
     return [

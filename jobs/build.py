@@ -43,7 +43,7 @@ class Step:
     """A job, named after its module in jobs/, and what it is made from.
 
     `makes` are paths in the work directory; they are removed before the step runs, because files
-    in them may be shared with a published generation.
+    in them may be shared with a published generation. What it `keeps` never is.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Step:
     sections: tuple[str, ...] = ()  # of the config
     code: tuple[str, ...] = ()  # folders and files, beside the module itself
     makes: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()  # it adds to these itself; they go where all is made anew
     needs: str = ""  # without it there is nothing to do
     channel: str = ""  # nothing to do either where no scene asks for it
 
@@ -102,7 +103,7 @@ STEPS = (
         after=("items",),
         tables=("events",),
         sections=("data",),
-        makes=("tables/events",),
+        keeps=("tables/events",),
         needs="events",
     ),
     Step(
@@ -122,8 +123,10 @@ STEPS = (
             "features/windows.py",
             "features/pairs.py",
             "recall/categories.py",
+            "jobs/partials.py",
         ),
         makes=both("counters", "popular", "windows", "pairs"),
+        keeps=("tables/partials",),
         needs="events",
     ),
     Step("user_stats", after=("users", "events"), sections=("features",), needs="events"),
@@ -294,9 +297,9 @@ def finished(step: Step, key: str, work: Work) -> bool:
     return all(path.exists() for path in made)
 
 
-def execute(step: Step, work: Work) -> dict[str, Any]:
+def execute(step: Step, work: Work, force: bool = False) -> dict[str, Any]:
     """Runs the step's job and returns its metrics."""
-    for name in step.makes:
+    for name in (*step.makes, *(step.keeps if force else ())):
         removed(work.root / name)
     if not step.asked(work.config):
         return {}
@@ -319,7 +322,7 @@ def run(
                 continue
             _forget(work, step)
             start = time.perf_counter()
-            made = execute(step, work)
+            made = execute(step, work, force)
             seconds = time.perf_counter() - start
             _remember(work, step, done[step.name], made, seconds)
             tell(step, made, seconds)
@@ -339,7 +342,7 @@ def _forget(work: Work, step: Step) -> None:
 
 def _remember(work: Work, step: Step, key: str, metrics: Mapping[str, Any], seconds: float) -> None:
     state = read_state(work.root)
-    made = [name for name in step.makes if (work.root / name).exists()]
+    made = [name for name in (*step.makes, *step.keeps) if (work.root / name).exists()]
     entry = {"key": key, "made": made, "metrics": metrics, "seconds": round(seconds, 2)}
     state.setdefault("steps", {})[step.name] = entry
     write_state(work.root, state)

@@ -11,18 +11,21 @@ Writes into a draft counters/state.npy (n, C) float64 and counters/names.json: d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from features import pairs, windows
 from features.fold import (
+    DAY_MS,
     counted,
     counter_names,
     longest,
@@ -34,13 +37,18 @@ from features.fold import (
 from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.types import Array, best
-from jobs import events
+from jobs import events, partials
 from jobs.command import command
 from jobs.fresh import fresh, removed
+from jobs.partials import LANDMARK, PART, Kind, Part
 from jobs.work import Work
 from recall.categories import Categories
 
 POPULAR = 10_000
+FORMAT = 1  # of what is kept of a day; another one where it means something else
+ENTRY = ("bucket", "row", "action", "count")
+NONE = pa.schema([(name, pa.int32()) for name in ENTRY])
+Happened = Callable[[int, int], DataFrame]  # the events in [since, before) at least
 
 
 def grown(time: Column, landmark: int, days: float) -> Column:
@@ -62,26 +70,41 @@ def counters(config: Config, landmark: int, prefix: str = "") -> dict[str, Colum
     }
 
 
-def item_stats(events: DataFrame, config: Config, cuts: Sequence[int]) -> DataFrame:
-    """One row an item: `row`, and for cut number i the columns `<i>.<counter>`.
+def kind(config: Config) -> Kind:
+    """What is kept of a day: for each item, action and day (UTC) the columns `count`, and for each
+    half-life number h `sum.h`, what the events add at the landmark."""
+    codes = [config.all_actions.index(action) for action in counted(config)]
+    spans = [span_ms(days) for days in config.features.half_lives]
 
-    Each counter knows only the events before its cut, which is its landmark.
-    """
-    sums = [
-        F.sum(F.when(F.col("timestamp") < cut, added)).alias(name)
-        for i, cut in enumerate(cuts)
-        for name, added in counters(config, cut, f"{i}.").items()
-    ]
-    return events.where(F.col("timestamp") < max(cuts)).groupBy("row").agg(*sums)
+    def make(happened: DataFrame) -> DataFrame:
+        bucket = F.floor(F.col("timestamp") / F.lit(DAY_MS)).cast("int").alias("bucket")
+        known = happened.where(F.col("action").isin(codes))
+        ago = F.col("timestamp") - F.col(LANDMARK)
+        sums = [
+            F.sum(F.pow(F.lit(2.0), ago / F.lit(float(span)))).alias(f"sum.{h}")
+            for h, span in enumerate(spans)
+        ]
+        keys = (PART, bucket, "row", "action")
+        return known.groupBy(*keys).agg(F.count(F.lit(1)).cast("int").alias("count"), *sums)
+
+    return Kind("items", json.dumps([FORMAT, codes, spans]), make)
 
 
-def state(stats: pa.Table, items: int, names: Sequence[str]) -> NDArray[np.float64]:
-    """(n, C) float64 out of the columns `names`; items without events are zero."""
-    found = np.zeros((items, len(names)))
-    rows = stats.column("row").to_numpy()
-    for place, name in enumerate(names):
-        found[rows, place] = np.nan_to_num(stats.column(name).to_numpy())
-    return found
+def state(parts: Sequence[Part], items: int, config: Config, cut: int) -> NDArray[np.float64]:
+    """(n, C) float64 counters at the cut out of what came before it; items without events are
+    zero."""
+    actions, half_lives = counted(config), config.features.half_lives
+    places = np.full(len(config.all_actions), -1)
+    places[[config.all_actions.index(action) for action in actions]] = range(len(actions))
+    found = np.zeros((items, len(actions), len(half_lives)))
+    for part in parts:
+        rows = part.rows.column("row").to_numpy()
+        cells = rows * len(actions) + places[part.rows.column("action").to_numpy()]
+        for h, days in enumerate(half_lives):
+            fallen = 2.0 ** ((part.landmark - cut) / span_ms(days))
+            sums = part.rows.column(f"sum.{h}").to_numpy() * fallen
+            found[:, :, h] += np.bincount(cells, sums, items * len(actions)).reshape(items, -1)
+    return found.reshape(items, -1)
 
 
 def popularity(state: Array, names: Sequence[str], config: Config) -> NDArray[np.float32]:
@@ -118,7 +141,9 @@ def write_popular(target: Path, scores: Array) -> int:
     return len(order)
 
 
-def write_windows(target: Path, happened: DataFrame, config: Config, cut: int) -> int:
+def write_windows(
+    target: Path, happened: Happened, parts: Sequence[Part], config: Config, cut: int
+) -> int:
     """windows/ of the draft `target`: what the windows at the cut reach; the number of entries."""
     removed(target / windows.FOLDER)
     widths = windows.reached(windows_of(config), cut)
@@ -126,43 +151,68 @@ def write_windows(target: Path, happened: DataFrame, config: Config, cut: int) -
         return 0
     folder, total = fresh(target / windows.FOLDER), 0
     codes = [config.all_actions.index(action) for action in counted(config)]
-    known = happened.where((F.col("timestamp") < cut) & F.col("action").isin(codes))
     for width, oldest in widths.items():
-        bucket = F.floor(F.col("timestamp") / F.lit(width)).cast("int")
-        inside = known.where(F.col("timestamp") >= oldest * width)
-        table = inside.groupBy(bucket.alias("bucket"), "row", "action").count().toArrow()
-        columns = [table.column(n).to_numpy() for n in ("bucket", "row", "action", "count")]
+        if width == DAY_MS:  # these are counted already
+            tables = [part.rows.select(ENTRY) for part in parts]
+            table = pa.concat_tables(tables) if tables else NONE.empty_table()
+            table = table.filter(pc.greater_equal(table.column("bucket"), oldest))
+        else:
+            known = happened(oldest * width, cut).where(F.col("action").isin(codes))
+            inside = known.where(F.col("timestamp").between(oldest * width, cut - 1))
+            bucket = F.floor(F.col("timestamp") / F.lit(width)).cast("int")
+            table = inside.groupBy(bucket.alias("bucket"), "row", "action").count().toArrow()
+        columns = [table.column(name).to_numpy() for name in ENTRY]
         total += windows.write(folder, width, *columns)
     return total
 
 
-def write_pairs(target: Path, happened: DataFrame, config: Config, cut: int, hashes: Array) -> int:
+def pair_kind(config: Config) -> Kind:
+    """What is kept of a day's pairs: for each query's text and item `sum.a`, what the events of the
+    counted action number a add at the landmark by the longest half-life."""
+    codes = [config.all_actions.index(action) for action in counted(config)]
+    span = span_ms(longest(config))
+
+    def make(happened: DataFrame) -> DataFrame:
+        said = F.trim(F.coalesce("query", F.lit("")))
+        asked = happened.where((said != "") & F.col("action").isin(codes))
+        ago = F.col("timestamp") - F.col(LANDMARK)
+        added = F.pow(F.lit(2.0), ago / F.lit(float(span)))
+        sums = [
+            F.coalesce(F.sum(F.when(F.col("action") == code, added)), F.lit(0.0)).alias(f"sum.{a}")
+            for a, code in enumerate(codes)
+        ]
+        return asked.groupBy(PART, said.alias("query"), "row").agg(*sums)
+
+    return Kind("pairs", json.dumps([FORMAT, codes, span]), make)
+
+
+def write_pairs(
+    target: Path, parts: Sequence[Part], config: Config, cut: int, hashes: Array
+) -> int:
     """pairs/ of the draft `target`, as of the cut; `hashes` (n,) uint64 are the items' hashed ids.
     Returns how many there are."""
     removed(target / pairs.FOLDER)
-    most = config.features.pairs
+    most, actions = config.features.pairs, len(counted(config))
     if not most:
         return 0
-    names = counter_names(counted(config), (longest(config),))
-    added = {name: column for name, column in counters(config, cut).items() if name in names}
-    said = F.trim(F.coalesce("query", F.lit("")))
-    asked = happened.where((F.col("timestamp") < cut) & (said != "")).withColumn("query", said)
-    sums = [F.coalesce(F.sum(column), F.lit(0.0)).alias(name) for name, column in added.items()]
-    summed = asked.groupBy("query", "row").agg(*sums)
-    weight = sum((F.col(f"`{name}`") for name in names[1:]), F.col(f"`{names[0]}`"))
-    # Spellings of one text are summed up below, so a few more than are kept.
-    table = summed.where(weight > 0).orderBy(weight.desc(), "query", "row").limit(2 * most)
-    found = table.toArrow()
-    texts, place = np.unique(
-        found.column("query").to_numpy(zero_copy_only=False), return_inverse=True
-    )
-    texts = np.array([text_hash(text) for text in texts], np.uint64)
-    keys = pair_keys(texts[place], hashes[found.column("row").to_numpy()])
-    keys, place = np.unique(keys, return_inverse=True)
-    state = np.zeros((len(keys), len(names)))
-    for column, name in enumerate(names):
-        np.add.at(state[:, column], place, found.column(name).to_numpy())
-    return pairs.write(fresh(target / pairs.FOLDER), keys, state, most)
+    known: dict[str, int] = {}
+    keys, sums = [np.empty(0, np.uint64)], [np.empty((0, actions))]
+    for part in parts:
+        said = part.rows.column("query").combine_chunks().dictionary_encode()
+        texts = said.dictionary.to_pylist()
+        known |= {text: text_hash(text) for text in texts if text not in known}
+        hashed = np.array([known[text] for text in texts], np.uint64)
+        items = hashes[part.rows.column("row").to_numpy()]
+        keys.append(pair_keys(hashed[said.indices.to_numpy()], items))
+        added = [part.rows.column(f"sum.{a}").to_numpy() for a in range(actions)]
+        fallen = 2.0 ** ((part.landmark - cut) / span_ms(longest(config)))
+        sums.append(np.stack(added, axis=1) * fallen)
+    every, place = np.unique(np.concatenate(keys), return_inverse=True)
+    together = np.concatenate(sums)
+    found = [np.bincount(place, together[:, a], len(every)) for a in range(actions)]
+    table = np.stack(found, axis=1)
+    there = table.any(axis=1)
+    return pairs.write(fresh(target / pairs.FOLDER), every[there], table[there], most)
 
 
 def run(work: Work) -> Mapping[str, Any]:
@@ -177,18 +227,18 @@ def run(work: Work) -> Mapping[str, Any]:
     config = work.config
     names = counter_names(counted(config), config.features.half_lives)
     cuts = [cut for _, cut in drafts]
-    happened = events.read(work)
-    stats = item_stats(happened, config, cuts).toArrow()
+    counts = partials.before(work, kind(config), cuts)
+    asked = partials.before(work, pair_kind(config), cuts) if config.features.pairs else [[], []]
     items = Catalogue(work.draft / "items")
     hashes = np.empty(len(items), np.uint64)
     hashes[np.load(items.path / "hash_rows.npy")] = np.load(items.path / "hash.npy")
+    happened = partial(events.read, work)
     metrics: dict[str, Any] = {}
-    for i, (draft, _) in enumerate(drafts):
-        counts = state(stats, len(items), [f"{i}.{name}" for name in names])
-        metrics = write(draft, counts, names, config, items)
+    for i, (draft, cut) in enumerate(drafts):
+        metrics = write(draft, state(counts[i], len(items), config, cut), names, config, items)
         metrics |= {
-            "in_windows": write_windows(draft, happened, config, cuts[i]),
-            "pairs": write_pairs(draft, happened, config, cuts[i], hashes),
+            "in_windows": write_windows(draft, happened, counts[i], config, cut),
+            "pairs": write_pairs(draft, asked[i], config, cut, hashes),
         }
     return {name: value for name, value in metrics.items() if value or "items" in name}
 

@@ -20,8 +20,9 @@ FILE, ROW = "__file", "__row"  # where a row lay: the order of arrival
 COMPLETE = ("events", "queries", "qrels")  # these have all their known columns, null where absent
 
 
-def load(spark: SparkSession, data: Path, table: str) -> DataFrame:
-    """The rows of a table that `funnel validate` accepted, in canonical types.
+def load(spark: SparkSession, data: Path, table: str, files: Sequence[Path] = ()) -> DataFrame:
+    """The rows of a table (or of some of its files) that `funnel validate` accepted, in canonical
+    types.
 
     Events, queries and qrels have every column that the contract knows (null where the data set
     lacks it); items and users those that the data set has. Other columns come along as they are.
@@ -29,7 +30,7 @@ def load(spark: SparkSession, data: Path, table: str) -> DataFrame:
     Raises `BadData` where the data set was not validated or has changed since.
     """
     path = accepted(data, table)
-    frame = raw(spark, path, schema_of(path)).drop(FILE, ROW)
+    frame = raw(spark, path, schema_of(path), files).drop(FILE, ROW)
     known = TABLES[table]
     if table in COMPLETE:
         for column in known.columns:
@@ -41,14 +42,19 @@ def load(spark: SparkSession, data: Path, table: str) -> DataFrame:
     return frame
 
 
-def raw(spark: SparkSession, path: Path, schema: pa.Schema) -> DataFrame:
-    """A table as it is stored, with the columns FILE (a URI) and ROW of each row.
+def raw(
+    spark: SparkSession, path: Path, schema: pa.Schema, files: Sequence[Path] = ()
+) -> DataFrame:
+    """A table (or some of its files) as it is stored, with the columns FILE (a URI) and ROW.
 
     `schema` is `schema_of(path)`. Timestamps of any precision come as Spark timestamps in UTC.
     """
     spark.conf.set("spark.sql.session.timeZone", "UTC")
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
-    frame = spark.read.option("mergeSchema", "true").parquet(literal(path))
+    reader = spark.read.option("mergeSchema", "true")
+    if files:  # what the folders between say is a part of the rows
+        reader = reader.option("basePath", str(path.absolute()))
+    frame = reader.parquet(*(literal(file) for file in files or [path]))
     place = [F.col("_metadata.file_path").alias(FILE), F.col("_metadata.row_index").alias(ROW)]
     return _micros(frame.select("*", *place), schema)
 
