@@ -19,6 +19,7 @@ import numpy as np
 from funnel.changes import archived
 from funnel.config import Config
 from funnel.errors import BadData, BadGeneration
+from funnel.forgotten import marks
 from funnel.generation import Generation, current
 from funnel.log import Logged, read
 from funnel.metrics import bootstrap_interval, ndcg_at_k
@@ -94,7 +95,8 @@ class Side:
             generation = Generation.open(self.root / wanted)
             events = self.log / "events"
             known = any(events.rglob("*.parquet")) if events.is_dir() else False
-            swept = read_events(events, generation, generation.manifest.until) if known else NOTHING
+            until, gone = generation.manifest.until, marks(self.log)
+            swept = read_events(events, generation, until, marks=gone) if known else NOTHING
             self._runners[wanted] = opened(self.config, generation, swept)
         return self._runners[wanted]
 
@@ -225,7 +227,7 @@ def _later(log: Path, side: Side) -> Callable[[Query], Rows]:
             return np.empty(0, np.int32)
         if query.generation not in opened:
             generation = side.origin(query.generation)
-            events = read_events(log / "events", generation)
+            events = read_events(log / "events", generation, marks=marks(log))
             names = generation.manifest.actions
             codes = [names.index(name) for name in side.config.data.positive if name in names]
             positive = np.isin(events.actions, codes)

@@ -29,6 +29,7 @@ from funnel.errors import Occupied
 from funnel.generation import MANIFEST, point
 from jobs.command import command
 from jobs.fresh import removed
+from jobs.happened import state
 from jobs.items import begin
 from jobs.work import Work, read_state, write_state
 
@@ -129,7 +130,13 @@ STEPS = (
         keeps=("tables/partials",),
         needs="events",
     ),
-    Step("user_stats", after=("users", "events"), sections=("features",), needs="events"),
+    Step(
+        "user_stats",
+        after=("users", "events"),
+        sections=("data", "features"),
+        code=("features/fold.py", "jobs/partials.py"),
+        needs="events",
+    ),
     Step(
         "item_cf",
         after=("events",),
@@ -200,7 +207,7 @@ STEPS = (
         after=("events", "users"),
         tables=("queries", "qrels"),
         sections=("data", "features", "scenes", "build"),
-        code=("jobs/events.py",),
+        code=("jobs/events.py", "jobs/counters_at.py"),
         makes=("tables/requests",),
         needs="events and no graded queries",
     ),
@@ -272,6 +279,7 @@ def key(step: Step, work: Work, done: Mapping[str, str]) -> str:
         [work.past, work.until],
         step.asked(work.config),
         end(work.config.log.dir) if step.name == "items" else "",  # what there is to fold
+        state(work.config) if step.name == "events" else "",
     ]
     text = json.dumps(parts, sort_keys=True)
     return blake2b(text.encode(), digest_size=12).hexdigest()

@@ -19,6 +19,7 @@ from features.fold import (
     pair_names,
     span_ms,
     text_hash,
+    user_names,
     window_names,
     windows_of,
 )
@@ -70,6 +71,27 @@ def pairs_at(candidates: DataFrame, events: DataFrame, config: Config, landmark:
         for name in added
     }
     return _with(summed, candidates, values)
+
+
+def users_at(requests: DataFrame, events: DataFrame, config: Config) -> DataFrame:
+    """Requests (`request`, `scene`, `user_id`, `at` and any other columns) with the counters of
+    their users as `user.<action>.<days>d`: of every event strictly before `at`, for a user's own
+    actions count at once. There should be few enough requests for every worker to hold them."""
+    actions, span = counted(config), float(span_ms(longest(config)))
+    codes = [config.all_actions.index(action) for action in actions]
+    own = requests.select("request", "scene", "user_id", "at").where(F.col("user_id") != "")
+    time, at = F.col("timestamp"), F.col("at")
+    happened = events.where(F.col("action").isin(codes)).select("user_id", "action", "timestamp")
+    known = happened.join(F.broadcast(own), "user_id").where(time < at)
+    added = F.pow(F.lit(2.0), (time - at) / F.lit(span))
+    names = user_names(config)
+    sums = [
+        F.sum(F.when(F.col("action") == code, added)).cast("float").alias(name)
+        for code, name in zip(codes, names, strict=True)
+    ]
+    summed = known.groupBy("request", "scene").agg(*sums)
+    values = {name: F.coalesce(F.col(f"`{name}`"), F.lit(0.0).cast("float")) for name in names}
+    return requests.join(summed, ["request", "scene"], "left").withColumns(values)
 
 
 def keyed(frame: DataFrame, column: str) -> DataFrame:

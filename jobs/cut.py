@@ -8,8 +8,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from funnel.config import Config
-from funnel.dataset import has
 from funnel.errors import BadData
+from jobs.happened import happened, known
 from jobs.tables import load
 
 ACCURACY = 10_000  # of the quantiles: a ten-thousandth of the events
@@ -22,11 +22,11 @@ def cuts(spark: SparkSession, data: Path, config: Config, until: int | None) -> 
     `past` begins the last `build.sample_share` of the events before that.
     """
     share = 1.0 - config.build.sample_share
-    if has(data, "events"):
-        times = load(spark, data, "events").select("timestamp")
+    if known(data, config):
+        times = happened(spark, data, config).select("timestamp")
         if until is None:
-            known = 1.0 - config.build.holdout
-            begin, end = quantiles(times, [known * share, known])
+            kept = 1.0 - config.build.holdout
+            begin, end = quantiles(times, [kept * share, kept])
         else:
             (begin,) = quantiles(times.where(F.col("timestamp") < until), [share])
             end = until

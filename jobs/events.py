@@ -4,8 +4,9 @@ The events as the other jobs read them: items as rows, actions as codes, in part
 Writes tables/events/day=<first day>/: user_id, row, action (code), timestamp, event_id, session_id,
 request_id, scene, query, position; each file in the order of timestamp and event id. A partition is
 as many whole days (UTC, a power of two) as make `build.day_events` events, and there are at most
-`MOST` of them. Files that are added to the data set's events are all that is read the next time, as
-long as the items are the same and no file has changed.
+`MOST` of them. Files that are added to the data set's events, or to the archive of the live log
+(jobs/happened.py), are all that is read the next time, as long as the items are the same and no
+file has changed.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from features.fold import DAY_MS
-from funnel.dataset import accepted, digests
 from funnel.errors import BadData
 from funnel.generation import write_text
 from jobs.command import command
 from jobs.fresh import removed
-from jobs.tables import literal, load
+from jobs.happened import forgot, happened
+from jobs.happened import sources as all_sources
+from jobs.tables import literal
 from jobs.work import Work
 
 KEPT = ("event_id", "session_id", "request_id", "scene", "query", "position")
@@ -140,11 +142,12 @@ def _item_rows(work: Work) -> Path:
 
 
 def made_of(work: Work) -> str:
-    """What rows and codes mean: the items, by their ids, and the actions."""
+    """What rows and codes mean: the items, by their ids, and the actions; and who is left out."""
     state = blake2b(json.dumps(work.config.all_actions).encode(), digest_size=12)
     for file in sorted(_item_rows(work).glob("*.parquet")):
         state.update(file.read_bytes())
     state.update(Path(__file__).read_bytes())
+    state.update(json.dumps(sorted(forgot(work.config).items())).encode())
     return state.hexdigest()
 
 
@@ -162,8 +165,7 @@ def run(work: Work) -> dict[str, Any]:
     if not work.has("events"):
         removed(target)
         return {}
-    path = accepted(work.data, "events")
-    sources, made = digests(path), made_of(work)
+    sources, made = all_sources(work.data, work.config), made_of(work)
     about = _kept(target, made, set(sources))
     if about is None:
         removed(target)
@@ -191,7 +193,8 @@ def _last(about: Table) -> int:
 
 def _added(work: Work, target: Path, about: Table, new: Mapping[str, Path]) -> Table:
     """The table with what is in the `new` files too."""
-    every = load(work.spark, work.data, "events", [*new.values()])
+    present = work.spark.read.parquet(literal(target)) if about.sources else None
+    every = happened(work.spark, work.data, work.config, [*new.values()], present)
     found = resolved(every, item_rows(work), work.config.all_actions)
     seen, fresh = _seen(every), about.width == 0
     since = min(seen["since"], about.since if about.since is not None else seen["since"])

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.fold import IMPRESSION
+from features.fold import IMPRESSION, user_names
 from funnel.catalogue import id_hash
 from funnel.config import Config, Scene
 from funnel.dataset import read
@@ -37,6 +37,7 @@ from funnel.log import Logged, tables
 from funnel.types import Candidates, History, Query
 from jobs import events
 from jobs.command import command
+from jobs.counters_at import users_at
 from jobs.fresh import fresh
 from jobs.user_stats import NEWEST
 from jobs.work import Work
@@ -121,7 +122,7 @@ def surrounded(requests: DataFrame, events: DataFrame, config: Config, before: i
     both = event.join(F.broadcast(requests), "user_id").where(
         earlier | (later & (own | (F.col("weight") > 0)))
     )
-    key = [F.col(name) for name in requests.columns]
+    key = [F.col(f"`{name}`") for name in requests.columns]
     newest = Window.partitionBy("scene", "request").orderBy(
         *(F.desc_nulls_last(name) for name in NEWEST)
     )
@@ -185,6 +186,8 @@ def from_events(
             np.asarray(request["history_times"], np.int64),
         )
         became = outcome(request["after"], request["alone"])
+        known = user_names(config) if config.features.users else ()
+        counts = {name: np.asarray(request[name], np.float32) for name in known}
         scene = config.scenes[request["scene"]]
         excluded = excluded_rows(history, scene, config.all_actions)
         wanted = [row for row, (label, _) in became.items() if label > 0]
@@ -196,7 +199,7 @@ def from_events(
             at=request["at"],
             limit=scene.limit,
             history=history,
-            user=user_columns(request["user_id"], generation, config),
+            user=user_columns(request["user_id"], generation, config) | counts,
             excluded=np.setdiff1d(excluded, wanted).astype(np.int32),
             generation=generation.id,
         )
@@ -246,6 +249,8 @@ def drawn(work: Work, generation: Generation) -> list[tuple[Query, Outcome]]:
     if work.has("events"):
         happened = keyed(events.read(work), config)
         chosen = asked(happened, config, work.past, work.until)
+        if config.features.users:
+            chosen = users_at(chosen, happened, config)
         around = surrounded(chosen, happened, config, work.until).toArrow()
         around = around.sort_by([("at", "ascending"), ("request", "ascending")])
         found = list(from_events(around, generation, config))

@@ -57,11 +57,13 @@ class Work:
         where the data set has no valid items or events table.
         """
         from jobs.cut import cuts
+        from jobs.happened import state as state_of_archive
 
         data = Path(data).resolve()
         root = place(data, config)
         key = [digest(data, name) for name in ("items", "events")]
         key += [str(config.build.holdout), str(config.build.sample_share), str(until)]
+        key.append(state_of_archive(config))
         state = read_state(root)
         if state.get("cut", {}).get("key") != key:
             begin, end = cuts(_session(config, root), data, config, until)
@@ -100,8 +102,10 @@ class Work:
         return (self.past_draft, self.past), (self.draft, self.until)
 
     def has(self, table: str) -> bool:
-        """Whether the data set has the table."""
-        return has(self.data, table)
+        """Whether the data set has the table; events may also come from the live log's archive."""
+        from jobs.happened import known
+
+        return known(self.data, self.config) if table == "events" else has(self.data, table)
 
 
 def place(data: Path, config: Config) -> Path:
