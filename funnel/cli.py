@@ -597,6 +597,27 @@ def replay(
 
 
 @app.command()
+def parity(
+    log: Annotated[Path | None, typer.Argument(help="Request log; empty: log.dir.")] = None,
+    scene: Annotated[str, typer.Option(help="Only this scene.")] = "",
+    most: Annotated[int, typer.Option("--requests", help="At most so many; 0: all.")] = 0,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Recompute logged requests; fails where a counter or a score comes out otherwise."""
+    from funnel.parity import parity as run
+    from funnel.show import parity as shown
+
+    settings = load(config)
+    place = log or Path(settings.log.dir)
+    with _progress("recomputing") as tell:
+        found = run(place, settings, scene or None, most, lambda done: tell("recomputing", done))
+    _print(found, as_json, shown(found))
+    if not found.holds:
+        sys.exit(1)
+
+
+@app.command()
 def demo(
     data: Annotated[Path | None, typer.Option(help="Data set; empty: the simulated shop.")] = None,
     size: Annotated[str, typer.Option(help="Size of the simulated shop: small or demo.")] = "demo",

@@ -15,6 +15,7 @@ from funnel.config import STAGES
 from funnel.evaluate import Figure, Report
 from funnel.intake import Upserted
 from funnel.page import Hit, Page
+from funnel.parity import Parity
 from funnel.replay import Comparison
 from funnel.types import Step, Suggestion
 
@@ -184,6 +185,19 @@ def comparison(found: Comparison) -> RenderableType:
         f"same page {found.same:.1%}"
     )
     return Group(table("replay", ["", "A", "B", "B - A, 95 % interval"], rows), Text(note))
+
+
+def parity(found: Parity) -> RenderableType:
+    """What differs first, then what does not."""
+    columns = sorted(found.columns.items(), key=lambda entry: (-entry[1].differ, entry[0]))
+    rows = [
+        (name, c.compared, c.differ, c.worst, c.logged, c.recomputed, c.request if c.differ else "")
+        for name, c in columns
+    ]
+    heads = ("column", "values", "differ", "worst", "logged", "recomputed", "request")
+    verdict = "logged and recomputed agree" if found.holds else "logged and recomputed differ"
+    degraded = f", {found.degraded} degraded left out" if found.degraded else ""
+    return table(f"{verdict} · {found.requests} requests{degraded}", heads, rows)
 
 
 def settings(rows: Iterable[tuple[str, Any, str]]) -> Table:

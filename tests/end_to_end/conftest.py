@@ -40,12 +40,12 @@ class Shop:
 
 
 def funnel(*words: str, code: int = 0) -> str:
-    """A command as a user types it; what it printed."""
+    """A command as a user types it; what it printed, of a failed one both streams."""
     done = subprocess.run(
         [sys.executable, "-m", "funnel.cli", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout if not code else done.stderr
+    return done.stdout if not code else done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")

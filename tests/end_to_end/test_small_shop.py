@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -186,6 +188,27 @@ def test_a_replay_of_the_log_gives_the_logged_pages_again(
     differs = json.loads(command("replay", file, str(other), "--json"))
     assert differs["reproduced_a"] == 1.0
     assert differs["same"] < 1.0
+
+
+def test_what_was_scored_is_what_training_would_score(
+    shop: Any, together: Config, command: Callable[..., str], tmp_path: Path
+) -> None:
+    file, log = str(shop.file), Path(together.log.dir)
+    found = json.loads(command("parity", "--config", file, "--json"))
+    assert found["requests"] >= len(asks(shop))
+    columns = found["columns"]
+    assert {"prerank", "rank", "live.click.7d"} <= columns.keys()
+    assert all(column["differ"] == 0 < column["compared"] for column in columns.values())
+    # A log that says otherwise is found out.
+    shutil.copytree(log, tmp_path / "log")
+    altered = max((tmp_path / "log/candidates").glob("*.parquet"), key=lambda f: f.stat().st_size)
+    table = pq.read_table(altered)
+    place = table.column_names.index("live.click.7d")
+    more = pc.add(table.column(place), pa.scalar(0.5, table.schema.field(place).type))
+    pq.write_table(table.set_column(place, "live.click.7d", more), altered)
+    said = command("parity", str(tmp_path / "log"), "--config", file, code=1)
+    assert "live.click.7d" in said.split("prerank")[0]
+    assert "differ" in said
 
 
 def test_a_corrupt_file_is_an_error_that_names_it(shop: Any, tmp_path: Path) -> None:
