@@ -148,7 +148,7 @@ def held_out_cases(
             at=at,
             limit=limit,
             history=history,
-            user=user_columns(user, generation, config),
+            user=user_columns(user, generation, config) | timeline.user(user, at),
             excluded=excluded,
             generation=generation.id,
         )

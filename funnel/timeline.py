@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from features.counts import Counts, text_of
+from features.users import UserCounts
 from funnel.config import Config
 from funnel.errors import BadData
 from funnel.forgotten import remaining
@@ -145,6 +146,7 @@ class Timeline:
         self._arrived = events.seen_at[self._by_arrival]
         self._known = self._folded = 0
         self._recent: dict[str, list[int]] = {}  # user -> places in `events`
+        self._users = UserCounts(generation, config) if config.features.users else None
 
     def advance(self, at: int) -> None:
         """Folds every event that was known at `at`."""
@@ -153,6 +155,9 @@ class Timeline:
         for place in range(self._known, known):
             if events.actions[place] != self._impression:
                 self._recent.setdefault(events.users[place], []).append(place)
+            if self._users:
+                code, time = int(events.actions[place]), int(events.times[place])
+                self._users.add(events.users[place], code, time)
         self._known = max(known, self._known)
         folded = int(np.searchsorted(self._arrived, at - self._settle, "right"))
         if folded > self._folded:
@@ -171,6 +176,11 @@ class Timeline:
             np.concatenate([before.actions, events.actions[places]]).astype(np.int8),
             np.concatenate([before.times, events.times[places]]).astype(np.int64),
         ).last(self.config.features.history)
+
+    def user(self, user_id: str, at: int) -> dict[str, Array]:
+        """What is counted of the user as of the last `advance`, decayed to `at`, as columns of the
+        query."""
+        return self._users.columns(user_id, at) if self._users and user_id else {}
 
     def _before(self, user_id: str) -> History:
         if not self._generation.has("users"):
