@@ -155,7 +155,11 @@ class Features(Section):
 class Store(Section):
     """The live store: any Redis 7+ or Valkey server."""
 
-    url: str = Field("", description="redis://… or rediss://…; empty starts an embedded Valkey")
+    url: str = Field(
+        "",
+        description="redis://[:password@]host:port/db, or rediss://… with ?ssl_ca_certs=FILE; empty "
+        "starts an embedded Valkey",
+    )
     dir: str = Field("var/valkey", description="directory of the embedded server")
     timeout_ms: Positive = Field(50, description="longest wait for the store in a request")
     keep_days: Positive = Field(90, description="a user not seen for this long is forgotten")
