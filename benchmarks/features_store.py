@@ -64,6 +64,8 @@ def served(url: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     finally:
         process.kill()
         process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def events(count: int, seed: int) -> list[Event]:

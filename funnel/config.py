@@ -157,8 +157,8 @@ class Store(Section):
 
     url: str = Field(
         "",
-        description="redis://[:password@]host:port/db, or rediss://… with ?ssl_ca_certs=FILE; empty "
-        "starts an embedded Valkey",
+        description="redis://[:password@]host:port/db, or rediss://… with ?ssl_ca_certs=FILE; "
+        "empty starts an embedded Valkey",
     )
     dir: str = Field("var/valkey", description="directory of the embedded server")
     timeout_ms: Positive = Field(50, description="longest wait for the store in a request")
