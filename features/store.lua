@@ -237,15 +237,16 @@ local function track()
   return table.concat(said)
 end
 
--- KEYS history and gone of each user
--- ARGV limit, seconds to keep, then each user's packed history. It only adds what is older than
---      all that the user has, and newer than the user's leaving.
+-- KEYS history, gone and counters of each user
+-- ARGV limit, seconds to keep, then each user's packed history and counters. It only adds what is
+--      older than all that the user has, and newer than the user's leaving; counters, where there
+--      are some, only to users who have none and did not leave.
 local function seed()
   local limit = tonumber(ARGV[2])
   local written = 0
-  for u = 1, #ARGV - 3 do
-    local key = KEYS[2 * u - 1]
-    local values, value = redis.call('MGET', key, KEYS[2 * u]), ARGV[3 + u]
+  for u = 1, (#ARGV - 3) / 2 do
+    local key, counts = KEYS[3 * u - 2], ARGV[3 + 2 * u]
+    local values, value = redis.call('MGET', key, KEYS[3 * u - 1]), ARGV[2 + 2 * u]
     if values[1] or values[2] then
       local there, merged = parsed(values[1] or ''), {}
       for _, entry in ipairs(parsed(value)) do
@@ -260,9 +261,12 @@ local function seed()
         value = packed(merged, limit)
       end
     end
-    if value then
+    if value and #value > HEAD then
       redis.call('SET', key, value, 'EX', ARGV[3])
       written = written + 1
+    end
+    if counts ~= '' and not values[2] then
+      redis.call('SET', KEYS[3 * u], counts, 'EX', ARGV[3], 'NX')
     end
   end
   return written

@@ -250,11 +250,15 @@ class Store:
         self,
         users: Iterable[tuple[str, Sequence[str], Sequence[str], Sequence[int]]],
         generation: str,
+        counts: Mapping[str, Sequence[float]] | None = None,
+        at: int = 0,
     ) -> int:
-        """Loads histories from a snapshot: (user id, item ids, actions, times) each.
+        """Loads histories from a snapshot: (user id, item ids, actions, times) each; and what is
+        counted of users (one number for each of `own_names`) as of `at`.
 
         A user who is there already gets only what is older than all of it, a deleted one only what
-        is newer than that. Returns how many users changed; `seeded` then names `generation`.
+        is newer than that; counters go to users who have none. Returns how many histories changed;
+        `seeded` then names `generation`, if that is not empty: more will come.
         """
         written, left = 0, iter(users)
         while batch := list(islice(left, SEED_BATCH)):
@@ -262,10 +266,12 @@ class Store:
             args: list[Any] = ["seed", self.history, self.keep_s]
             for user_id, item_ids, actions, times in batch:
                 key = _user(user_id)
-                keys += [_key(key), _key(key + ":gone")]
+                keys += [_key(key), _key(key + ":gone"), _key(key + COUNTS)]
                 args.append(self._packed(item_ids, actions, times))
+                args.append(self._counts((counts or {}).get(user_id, ()), at))
             written += int(self._run(keys, args))
-        self._ask(lambda client: client.set(SEEDED, generation), patient=True)
+        if generation:
+            self._ask(lambda client: client.set(SEEDED, generation), patient=True)
         return written
 
     def _packed(
@@ -278,6 +284,14 @@ class Store:
             if action != IMPRESSION
         ]
         return packed.history(kept[-self.history :])
+
+    def _counts(self, values: Sequence[float], at: int) -> bytes:
+        """A user's counters as of a moment, as the server keeps them; nothing for none."""
+        if not self._own_span or not len(values):
+            return b""
+        whole, rest = divmod(at, self._own_span)
+        sums = np.asarray(values, "<f8") * 2.0 ** (rest / self._own_span)
+        return b"".join((self._own_layout, struct.pack("<d", whole), sums.tobytes()))
 
     def seeded(self) -> str:
         """The generation whose snapshot was loaded, empty if none was."""

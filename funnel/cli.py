@@ -295,6 +295,30 @@ def tune_fusion(
     _print(found, as_json, shown(found))
 
 
+features = typer.Typer(no_args_is_help=True, help="The live store of what users do.")
+app.add_typer(features, name="features")
+
+
+@features.command("snapshot")
+def features_snapshot(
+    generation: Annotated[str, typer.Argument(help="Its id; empty: the published one.")] = "",
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Load what a generation knows of its users into the live store; what that has already wins."""
+    from features.store import Store
+    from funnel.generation import Generation
+    from funnel.snapshot import published, snapshot
+
+    settings = load(config)
+    chosen = Path(settings.build.root) / generation
+    found = Generation.open(chosen, check=False) if generation else published(settings)
+    with Store.open(settings) as store:
+        changed = snapshot(store, found)
+    said = {"generation": found.id, "users": changed}
+    _print(said, as_json, f"{changed:,} users from generation {found.id}")
+
+
 @app.command()
 def serve(
     stage: Annotated[

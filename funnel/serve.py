@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +36,7 @@ from funnel.service import (
     StageService,
     until_terminated,
 )
+from funnel.snapshot import published, snapshot
 from funnel.stage import Hydrator, Stage
 from funnel.types import Array, Query, Rows
 from recall.channel import Living
@@ -158,7 +159,8 @@ def _features(config: Config, stack: ExitStack) -> Server:
     from funnel.live import CatalogueLog
 
     store = _store(config, stack, start=True)
-    seeded(store, config)
+    if not store.seeded():
+        snapshot(store, published(config))
     log = CatalogueLog(store, config.store.catalogue_length)
     if config.log.dir:
         archive = EventArchive(config.log.dir, store, config.log.seconds)
@@ -185,32 +187,6 @@ class Columns:
             items = Generation.open(self.root / id, check=False).items
             self._last = last = id, Intake(items.table.schema)
         return last[1]
-
-
-def seeded(store: Store, config: Config, batch: int = 1000) -> int:
-    """Loads the histories of the published generation into a store that has none; how many."""
-    if store.seeded():
-        return 0
-    root = Path(config.build.root)
-    generation = Generation.open(root / current(root), check=False)
-    if not generation.has("users"):
-        return 0
-    actions, users = generation.manifest.actions, generation.users.table
-    if "item_rows" not in users.column_names:
-        return 0
-
-    def histories() -> Iterator[tuple[str, list[str], list[str], list[int]]]:
-        for start in range(0, len(users), batch):
-            for user in users.slice(start, batch).to_pylist():
-                if user["item_rows"]:
-                    yield (
-                        user["user_id"],
-                        generation.items.item_ids(user["item_rows"]),
-                        [actions[code] for code in user["actions"]],
-                        user["times"],
-                    )
-
-    return store.seed(histories(), generation.id)
 
 
 def remote(
