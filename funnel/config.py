@@ -225,8 +225,16 @@ class Learned(Section):
 class Rerank(Section):
     budget_ms: Positive = Field(10, description="time before the plain top of rank is used")
     near_duplicates: bool = Field(True, description="one item of a group of near-duplicates a page")
+    method: Literal["mmr", "dpp", "ssd"] = Field(
+        "mmr", description="how alike items are spread: see docs/rerank.md"
+    )
     diversity: float = Field(
-        0.1, ge=0.0, le=1.0, description="MMR: weight of dissimilarity against score"
+        0.1, ge=0.0, le=1.0, description="weight of dissimilarity against score; 0 turns it off"
+    )
+    window: int = Field(10, ge=2, description="dpp, ssd: an item is held against so many before")
+    quotas: dict[str, tuple[Positive, Positive]] = Field(
+        default_factory=dict,
+        description="categorical attribute = [k, w]: at most k of a value in w places in a row",
     )
 
 

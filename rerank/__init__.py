@@ -9,13 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from funnel.config import Config
-from funnel.errors import BadQuery
+from funnel.config import Rerank as Settings
+from funnel.errors import BadConfig, BadQuery
 from funnel.generation import Generation
 from funnel.stage import Select, Selector, Stage
 from funnel.types import Array, Candidates, Query, taken
 from rerank.dedup import Dedup
+from rerank.dpp import DPP
 from rerank.mmr import MMR
+from rerank.quotas import Quota, Quotas
+from rerank.spread import Vectors
+from rerank.ssd import SSD
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,34 @@ def build(generation: Generation, config: Config, scene: str) -> Stage:
             signatures = partial(taken, generation.array("dedup/signatures"))
     selectors.append(Dedup(products, signatures))
     if settings.diversity and generation.has("vector/text.npy"):
-        vectors = generation.array("vector/text")
-        selectors.append(MMR(partial(taken, vectors), settings.diversity))
+        vectors = partial(taken, generation.array("vector/text"))
+        selectors.append(_spreading(settings, vectors))
+    if settings.quotas:
+        selectors.append(Quotas(_quotas(generation, settings)))
     return Rerank(tuple(selectors))
+
+
+def _spreading(settings: Settings, vectors: Vectors) -> Selector:
+    if settings.method == "mmr":
+        return MMR(vectors, settings.diversity)
+    made = (DPP if settings.method == "dpp" else SSD)(vectors, settings.diversity, settings.window)
+    made.select(Query(limit=1), Candidates(np.zeros(2, np.int32), np.ones(2, np.float32)))
+    return made  # its kernel compiled, or loaded
+
+
+def _quotas(generation: Generation, settings: Settings) -> dict[str, Quota]:
+    """Raises `BadConfig` for an attribute that the catalogue has no values of."""
+    items, found = generation.items, {}
+    for name, (most, among) in settings.quotas.items():
+        if not items.has("codes", name) or items.has("offsets", name):
+            known = ", ".join(generation.config.data.categorical)
+            raise BadConfig(f"rerank.quotas: '{name}' is no attribute of one value; known: {known}")
+
+        def codes(rows: Array, name: str = name) -> Array:
+            return taken(items.codes(name), rows, -1)
+
+        found[name] = Quota(codes, most, among)
+    return found
 
 
 __all__ = ["Rerank", "build"]

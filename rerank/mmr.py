@@ -9,21 +9,20 @@ to [0, 1] and λ the weight of diversity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from funnel.types import Array, Candidates, Query, best
+from funnel.types import Array, Candidates, Query
+from rerank.spread import Vectors, relevance, spread
 
-Vectors = Callable[[Array], Array]  # rows (n,) -> (n, d) of length 1, zero where there is none
+__all__ = ["MMR", "relevance"]
 
 
 @dataclass(frozen=True)
 class MMR:
     """`diversity` λ in [0, 1]; 0 keeps the order. Picks as many as the query asks for.
 
-    The order that a caller asks for stays as it is.
     Items without a vector are like nothing. Broken scores come last, ties break by row.
     """
 
@@ -31,20 +30,12 @@ class MMR:
     diversity: float
 
     def select(self, query: Query, candidates: Candidates) -> Array:
-        n = len(candidates)
-        order = best(candidates.scores, candidates.rows, n)
-        if n < 2 or not self.diversity or query.sort:
-            return order
-        finite = np.isfinite(candidates.scores)
-        sound = order[finite[order]]
-        keep = min(query.limit, len(sound))
-        vectors = np.asarray(self.vectors(candidates.rows[sound]), np.float64)
-        picked = self._greedy(relevance(candidates.scores[sound]), vectors, keep)
-        rest = np.setdiff1d(np.arange(n), sound[picked])
-        return np.concatenate([sound[picked], order[np.isin(order, rest)]])
+        return spread(query, candidates, self.vectors, self._greedy)
 
     def _greedy(self, scores: Array, vectors: Array, keep: int) -> Array:
         """Places in `scores`, which fall: of equal values the first, so the better or lower row."""
+        if not self.diversity:
+            return np.arange(keep)
         similar = np.zeros(len(scores))  # to the most similar chosen one; unlike is as good as 0
         left = np.ones(len(scores), bool)
         picked = np.empty(keep, np.intp)
@@ -55,10 +46,3 @@ class MMR:
             left[chosen] = False
             np.maximum(similar, vectors @ vectors[chosen], out=similar)
         return picked
-
-
-def relevance(scores: Array) -> Array:
-    """Min-max to [0, 1]; equal scores are all 1."""
-    scores = np.asarray(scores, np.float64)
-    low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
-    return (scores - low) / (high - low) if high > low else np.ones(len(scores))

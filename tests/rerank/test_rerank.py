@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from funnel.stage import Select, Selector
 from funnel.types import Candidates, Query
 from rerank.dedup import Dedup
+from rerank.dpp import DPP
 from rerank.mmr import MMR, relevance
+from rerank.quotas import Quota, Quotas
 from rerank.signatures import signatures
+from rerank.ssd import SSD
 
 DRAW = np.random.default_rng(5)
 VECTORS = DRAW.normal(size=(1000, 8))
@@ -28,6 +31,10 @@ SELECTORS: list[Selector] = [
     MMR(VECTORS.__getitem__, 0.0),
     MMR(VECTORS.__getitem__, 0.3),
     MMR(VECTORS.__getitem__, 1.0),
+    DPP(VECTORS.__getitem__, 0.3),
+    DPP(VECTORS.__getitem__, 1.0, window=20),
+    SSD(VECTORS.__getitem__, 0.3),
+    SSD(VECTORS.__getitem__, 1.0, window=3),
 ]
 
 
@@ -130,3 +137,104 @@ def test_the_second_of_two_alike_gives_way_to_another() -> None:
     query = Query(limit=3)
     assert MMR(vectors.__getitem__, 0.5).select(query, found).tolist() == [0, 2, 1]
     assert MMR(vectors.__getitem__, 0.1).select(query, found).tolist() == [0, 1, 2]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(2, 30),
+    st.integers(0, 1000),
+    st.floats(0.05, 1.0),
+    st.integers(1, 25),
+    st.integers(2, 12),
+)
+def test_dpp_is_greedy_for_the_determinant_of_its_window(
+    n: int, seed: int, diversity: float, limit: int, window: int
+) -> None:
+    found = candidates(n, seed, broken=False).top(n)
+    vectors, scores = VECTORS[found.rows], relevance(found.scores)
+    alike = vectors @ vectors.T
+    np.fill_diagonal(alike, 1.0)
+    quality = np.exp((1 - diversity) / (2 * diversity) * scores)
+    picked = DPP(VECTORS.__getitem__, diversity, window).select(Query(limit=limit), found)
+    chosen: list[int] = []
+    for place in picked[: min(limit, n)].tolist():
+        recent = chosen[max(len(chosen) - window + 1, 0) :]
+
+        def volume(items: list[int]) -> float:
+            return float(np.linalg.det(alike[np.ix_(items, items)])) if items else 1.0
+
+        base = volume(recent)
+        left = [i for i in range(n) if i not in chosen]
+        if base > 1e-6:  # else the window spans all there is, and relevance decides
+            gains = {i: quality[i] ** 2 * volume([*recent, i]) / base for i in left}
+            best = max(gains.values())
+            assert gains[place] >= best * (1 - 1e-5) - 1e-7
+        chosen.append(place)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(2, 30),
+    st.integers(0, 1000),
+    st.floats(0.05, 1.0),
+    st.integers(1, 25),
+    st.integers(2, 8),
+)
+def test_ssd_equals_its_formula(
+    n: int, seed: int, diversity: float, limit: int, window: int
+) -> None:
+    found = candidates(n, seed, broken=False).top(n)
+    scores, left = relevance(found.scores), VECTORS[found.rows].copy()
+    none = ~left.any(axis=1)
+    picked = SSD(VECTORS.__getitem__, diversity, window).select(Query(limit=limit), found)
+    chosen: list[int] = []
+    taken: list[tuple[np.ndarray, np.ndarray]] = []
+    for place in picked[: min(limit, n)].tolist():
+        lengths = np.where(none, 1.0, np.linalg.norm(left, axis=1))
+        value = (1 - diversity) * scores + diversity * lengths
+        value[chosen] = -np.inf
+        assert value[place] >= value.max() - 1e-9
+        chosen.append(place)
+        if len(taken) == window - 1:
+            axis, shares = taken.pop(0)
+            left += shares[:, None] * axis
+        axis = left[place].copy()
+        shares = left @ axis / (axis @ axis) if axis @ axis > 1e-10 else np.zeros(n)
+        left -= shares[:, None] * axis
+        taken.append((axis, shares))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 2)), max_size=30),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.integers(1, 12),
+)
+def test_no_quota_is_ever_broken_and_the_page_ends_only_where_none_can_be_kept(
+    items: list[tuple[int, int]], most: int, among: int, limit: int
+) -> None:
+    codes = np.array(items, np.int64).reshape(-1, 2)
+    rows = np.arange(len(items), dtype=np.int32)
+    found = Candidates(rows, np.linspace(1, 0, len(items)).astype(np.float32))
+    quotas = {
+        "brand": Quota(lambda r: codes[r, 0], most, among),
+        "kind": Quota(lambda r: codes[r, 1], 2, 4),
+    }
+    page = Quotas(quotas).select(Query(limit=limit), found).tolist()
+
+    def broken(places: list[int]) -> bool:
+        return any(
+            sum(codes[i, axis] == value for i in places[start : start + wide]) > k
+            for axis, k, wide in ((0, most, among), (1, 2, 4))
+            for start in range(len(places))
+            for value in range(4)
+        )
+
+    assert not broken(page)
+    assert len(set(page)) == len(page) <= limit
+    if len(page) < min(limit, len(items)):
+        assert all(broken([*page, other]) for other in set(range(len(items))) - set(page))
+    for place in range(len(page)):  # each is the best that fits there
+        better = set(range(page[place])) - set(page[:place])
+        assert all(broken([*page[:place], other]) for other in better)
