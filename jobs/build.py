@@ -231,7 +231,7 @@ STEPS = (
         "samples",
         after=("requests", "fusion"),
         sections=("data", "features", "scenes", "build"),
-        code=("jobs/candidates.py", "jobs/counters_at.py", "recall"),
+        code=("jobs/candidates.py", "jobs/counters_at.py", "jobs/logged.py", "recall"),
         makes=("samples",),
         needs="training requests",
     ),
@@ -279,10 +279,19 @@ def key(step: Step, work: Work, done: Mapping[str, str]) -> str:
         [work.past, work.until],
         step.asked(work.config),
         end(work.config.log.dir) if step.name == "items" else "",  # what there is to fold
+        scored(work.config) if step.name == "samples" else "",
         state(work.config) if step.name == "events" else "",
     ]
     text = json.dumps(parts, sort_keys=True)
     return blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def scored(config: Config) -> list[str]:
+    """The files of the log that samples are taken from."""
+    log = Path(config.build.from_log)
+    folders = [log / name for name in ("requests", "events", "forgotten")]
+    files = [file for folder in folders for file in sorted(folder.glob("*.parquet"))]
+    return [f"{file.name} {file.stat().st_size}" for file in files if config.build.from_log]
 
 
 def code_digest(path: Path) -> str:

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from funnel.config import load, merged
-from funnel.errors import FunnelError
+from funnel.errors import BadConfig, FunnelError
 from jobs.work import Work
 
 Run = Callable[[Work], Mapping[str, Any]]
 
 
-def command(run: Run, meaning: str | None) -> None:
+def command(run: Run, meaning: str | None, from_log: bool = False) -> None:
     """Parses the command line, runs the job over the work directory of the data set, and prints
-    its metrics as one JSON object. `meaning` is the job's docstring."""
+    its metrics as one JSON object. `meaning` is the job's docstring. With `from_log` it also takes
+    that option, over the config's."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=meaning)
@@ -30,10 +31,17 @@ def command(run: Run, meaning: str | None) -> None:
         config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file.")] = None,
         until: Annotated[int, typer.Option(help="Cut (epoch ms); 0: by build.holdout.")] = 0,
         master: Annotated[str, typer.Option(help="Spark master, over the config's.")] = "",
+        log: Annotated[
+            str, typer.Option("--from-log", help="A log's directory.", hidden=not from_log)
+        ] = "",
     ) -> None:
         console = Console(stderr=True, highlight=False)
         try:
-            settings = load(config, merged({}, {"build": {"master": master}} if master else {}))
+            if log and not from_log:
+                raise BadConfig("--from-log is for the job samples: leave it out")
+            asked = {"master": master, "from_log": log}
+            given = {name: value for name, value in asked.items() if value}
+            settings = load(config, merged({}, {"build": given} if given else {}))
             work = Work.open(data, settings, until or None, console.print)
             print(json.dumps(dict(run(work))))
         except FunnelError as error:

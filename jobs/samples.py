@@ -3,7 +3,8 @@ What prerank and rank learn from: training requests with the candidates that rec
 
 The generation that is asked knows what came before `past`, the history and the live counters of a
 request what came before it, so a sample sees nothing of its future. Only candidates that recall
-returned are there, as in serving; how many of the positive ones it returned is a metric.
+returned are there, as in serving; how many of the positive ones it returned is a metric. With
+`build.from_log` (`--from-log DIR`) the samples are what a log says was scored (jobs/logged.py).
 
 Writes samples/<scene>/{requests,candidates}/, in the form of the request log.
 """
@@ -22,7 +23,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 
 from features.fold import live_names
 from funnel.types import Array
-from jobs import events, requests
+from jobs import events, logged, requests
 from jobs.candidates import Recalled, evidence
 from jobs.command import command
 from jobs.counters_at import counters_at, pairs_at
@@ -41,6 +42,7 @@ def recalled(work: Work, path: Path) -> DataFrame:
         evidence(sorted(channels)),
         config.build.negatives,
         config.build.seed,
+        {str(kind): share for kind, share in config.build.negative_kinds.items()},
     )
     spark = work.spark
     parts = spark.sparkContext.defaultParallelism
@@ -50,8 +52,10 @@ def recalled(work: Work, path: Path) -> DataFrame:
 
 
 def run(work: Work) -> dict[str, Any]:
-    removed(work.root / "samples")
     config = work.config
+    if config.build.from_log:
+        return logged.run(work, Path(config.build.from_log))
+    removed(work.root / "samples")
     asked = requests.table(work)
     if not len(asked):
         return {}
@@ -109,4 +113,4 @@ def _positive(labels: pa.ChunkedArray) -> Array:
 
 
 if __name__ == "__main__":
-    command(run, __doc__)
+    command(run, __doc__, from_log=True)
