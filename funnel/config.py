@@ -74,6 +74,9 @@ class Data(Section):
     )
 
 
+Negative = Literal["even", "popular", "hard"]
+
+
 class Build(Section):
     """From a data set to a generation."""
 
@@ -94,6 +97,13 @@ class Build(Section):
     valid_share: Share = Field(0.2, description="share of the samples used for validation")
     requests: Positive = Field(2500, description="training requests sampled for a scene")
     negatives: Positive = Field(50, description="recalled candidates kept for a training request")
+    negative_kinds: dict[Negative, Annotated[float, Field(ge=0.0)]] = Field(
+        {"even": 1.0},
+        description="shares of the negatives: drawn evenly, by popularity, or hard: from the top",
+    )
+    from_log: str = Field(
+        "", description="a log's directory: prerank and rank learn from what was scored there"
+    )
     seed: int = Field(7, description="seed of everything random in a build")
 
 
