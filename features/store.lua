@@ -214,8 +214,10 @@ local function track()
       user.added[#user.added + 1] = digest
       if group > 0 then
         local key = KEYS[1 + 4 * people + i]
-        items[key] = items[key] or counters_at(key, layout, cells)
-        count(items[key], time, group, spans, counted)
+        if key then  -- on a cluster items have slots of their own, and are counted apart
+          items[key] = items[key] or counters_at(key, layout, cells)
+          count(items[key], time, group, spans, counted)
+        end
         if span[1] > 0 then
           key = KEYS[user.key + 3]
           persons[key] = persons[key] or counters_at(key, own, counted + 1)
@@ -272,6 +274,20 @@ local function seed()
   return written
 end
 
+-- KEYS counters of one item
+-- ARGV seconds to keep, actions counted, layout, half-lives, each in ms, then time and counter of
+--      each event
+local function tally()
+  local counted, layout, halves = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+  local spans, cells = {}, halves * (counted + 1)
+  for h = 1, halves do spans[h] = tonumber(ARGV[5 + h]) end
+  local found = counters_at(KEYS[1], layout, cells)
+  for at = 6 + halves, #ARGV, 2 do
+    count(found, tonumber(ARGV[at]), tonumber(ARGV[at + 1]), spans, counted)
+  end
+  counters_kept(KEYS[1], layout, found, ARGV[2])
+end
+
 -- KEYS history, digests, gone and counters of one user; ARGV now
 local function delete()
   local user = user_at(1)
@@ -281,4 +297,4 @@ local function delete()
   return existed
 end
 
-return ({track = track, seed = seed, delete = delete})[ARGV[1]]()
+return ({track = track, seed = seed, tally = tally, delete = delete})[ARGV[1]]()

@@ -59,7 +59,7 @@ from funnel.errors import BadConfig, Unavailable
 
 LUA = Path(__file__).with_name("store.lua").read_text()
 BATCH = 200  # events a step of the server, which does nothing else meanwhile
-SEED_BATCH = 500  # users
+CLUSTER = "+cluster"  # in the url's scheme
 MEMORY = 4  # event ids remembered for a user, for each action that the history keeps
 LOG, DEAD, SEEDED, COUNTS = "log", "dead", "seeded", ":counts"
 BURIED = 1000  # refused events of one call that are kept: a client gone mad has told enough by then
@@ -104,6 +104,8 @@ class Store:
     """The store at `where`, a url or an embedded server. Connects at the first call, and again by
     itself after a failure; every call raises `Unavailable` while the store cannot answer."""
 
+    seed_batch = 500  # users a step
+
     def __init__(self, where: str | Embedded, config: Config):
         self._where = where
         self.actions = config.all_actions
@@ -129,6 +131,10 @@ class Store:
         """The store that the config names. Without a url it is the embedded server of `store.dir`:
         the one that runs there, or, with `start`, one that ends with this process."""
         if config.store.url:
+            if CLUSTER in config.store.url.split("://")[0]:
+                from features.cluster import Clustered
+
+                return Clustered(config.store.url, config)
             return Store(config.store.url, config)
         return Store(Embedded(config.store.dir, start), config)
 
@@ -159,6 +165,13 @@ class Store:
         return Tracked(said.count(b"a"), said.count(b"d"), tuple(sorted(refused)))
 
     def _track(self, events: Sequence[Event]) -> bytes:
+        users, items, args = self._arguments(events)
+        keys = [LOG, *(key for user in users for key in _keys(user)), *map(_item, items)]
+        answer: bytes = self._run(keys, args)
+        return answer
+
+    def _arguments(self, events: Sequence[Event]) -> tuple[list[str], list[str], list[Any]]:
+        """The users and items of the events, each once, and what the script is told."""
         users: dict[str, int] = {}
         items: dict[str, int] = {}
         head = [self.history, MEMORY * self.history, self.keep_s, self.log_length]
@@ -180,12 +193,7 @@ class Store:
             )
             args.append(b"".join((numbers, digest, id, entry, record)))
         args.insert(people, len(users))
-        keys = [LOG]
-        for user in users:
-            keys += _keys(user)
-        keys += [_item(item) for item in items]
-        answer: bytes = self._run(keys, args)
-        return answer
+        return list(users), list(items), args
 
     def _bury(self, refused: Sequence[tuple[Event, str]]) -> None:
         def add(client: Any) -> None:
@@ -261,7 +269,7 @@ class Store:
         `seeded` then names `generation`, if that is not empty: more will come.
         """
         written, left = 0, iter(users)
-        while batch := list(islice(left, SEED_BATCH)):
+        while batch := list(islice(left, self.seed_batch)):
             keys: list[Any] = []
             args: list[Any] = ["seed", self.history, self.keep_s]
             for user_id, item_ids, actions, times in batch:
@@ -301,8 +309,11 @@ class Store:
     def counters(self, item_ids: Sequence[str], at: int) -> NDArray[np.float64]:
         """(k, C) counters `names` of the items as of `at`, of all events that this store took."""
         keys = [_key(_item(item_id)) for item_id in item_ids]
-        values = self._ask(lambda client: client.mget(keys)) if keys else []
-        return self._decayed(values, self._layout, self.spans, at)
+        return self._decayed(self._values(keys), self._layout, self.spans, at)
+
+    def _values(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        found: Sequence[bytes | None] = self._ask(lambda client: client.mget(keys)) if keys else []
+        return found
 
     def _decayed(
         self, values: Sequence[bytes | None], layout: bytes, half_lives: Sequence[int], at: int
@@ -426,6 +437,13 @@ class Store:
 
     def _client(self, url: str, timeout_ms: int) -> redis.Redis:
         try:
+            if CLUSTER in url.split("://")[0]:
+                return redis.RedisCluster.from_url(  # type: ignore[return-value]
+                    url.replace(CLUSTER, "", 1),
+                    protocol=2,
+                    socket_timeout=timeout_ms / 1e3,
+                    socket_connect_timeout=timeout_ms / 1e3,
+                )
             return redis.Redis.from_url(
                 url,
                 protocol=2,

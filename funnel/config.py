@@ -167,7 +167,8 @@ class Store(Section):
 
     url: str = Field(
         "",
-        description="redis://[:password@]host:port/db, or rediss://… with ?ssl_ca_certs=FILE; "
+        description="redis://[:password@]host:port/db, rediss://… with ?ssl_ca_certs=FILE, or "
+        "redis+cluster://host:port; "
         "empty starts an embedded Valkey",
     )
     dir: str = Field("var/valkey", description="directory of the embedded server")
