@@ -305,6 +305,10 @@ EVENTS = pa.schema(
 )
 
 
+HOUR_MS = 3_600_000
+FIRST = b"funnel.first"  # in the metadata of an hour's file
+
+
 def positions(path: Path) -> list[tuple[int, ...]]:
     """The last positions of the files of an archive, rising."""
     return sorted(tuple(map(int, file.stem.split("-"))) for file in path.glob("[0-9]*-*.parquet"))
@@ -363,10 +367,11 @@ class Archive(ABC):
 
 
 class EventArchive(Archive):
-    """Copies the live log to `events/`."""
+    """Copies the live log to `events/`. Once an hour of the log is over its files become one."""
 
     def __init__(self, path: str | Path, source: EventLog, seconds: float = 5.0):
         self.source = source
+        self._hour = -1
         super().__init__(Path(path) / "events", seconds)
 
     def copied(self) -> int:
@@ -378,3 +383,51 @@ class EventArchive(Archive):
         if arrived:
             self.put(arrived[-1].position, pa.Table.from_pylist(rows, schema=EVENTS))
         return len(arrived)
+
+    def copy(self) -> int:
+        total = super().copy()
+        hour = _hour(self.position)
+        if hour != self._hour:
+            merge_hours(self.path, hour)
+            self._hour = hour
+        return total
+
+
+def _hour(position: str) -> int:
+    return int(position.split("-")[0]) // HOUR_MS
+
+
+def first_of(file: Path) -> str:
+    """The first position that went into the file of a whole hour, empty for any other file."""
+    said = (pq.read_schema(file).metadata or {}).get(FIRST, b"")
+    return str(said.decode())
+
+
+def merge_hours(path: Path, before: int) -> int:
+    """Makes the files of each hour before one (of their last positions) one file, which is named
+    after the last of them; how many files went.
+
+    It says which position it begins at, so that files that a crash left beside it are known for
+    what they are, and go. A reader meanwhile may meet an event twice, by its id.
+    """
+    gone, hours = 0, dict[int, list[str]]()
+    for place in positions(path):
+        if place[0] // HOUR_MS < before:
+            hours.setdefault(place[0] // HOUR_MS, []).append("-".join(map(str, place)))
+    for names in hours.values():
+        last = path / f"{names[-1]}.parquet"
+        if first_of(last):
+            parts, others = [], names[:-1]  # merged before; the others are what a crash left
+        else:
+            parts = others = names[:-1]
+            fresh = path / f".hour-{names[-1]}.parquet"
+            schema = EVENTS.with_metadata({FIRST: names[0].encode()})
+            with pq.ParquetWriter(fresh, schema, compression="zstd") as writer:
+                for name in (*parts, names[-1]):
+                    table = pq.read_table(path / f"{name}.parquet")
+                    writer.write_table(table.cast(EVENTS).replace_schema_metadata(schema.metadata))
+            fresh.replace(last)
+        for name in others:
+            (path / f"{name}.parquet").unlink()
+            gone += 1
+    return gone

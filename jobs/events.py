@@ -27,7 +27,7 @@ from funnel.errors import BadData
 from funnel.generation import write_text
 from jobs.command import command
 from jobs.fresh import removed
-from jobs.happened import forgot, happened
+from jobs.happened import forgot, happened, lasting
 from jobs.happened import sources as all_sources
 from jobs.tables import literal
 from jobs.work import Work
@@ -193,10 +193,15 @@ def _last(about: Table) -> int:
 
 def _added(work: Work, target: Path, about: Table, new: Mapping[str, Path]) -> Table:
     """The table with what is in the `new` files too."""
-    present = work.spark.read.parquet(literal(target)) if about.sources else None
+    present = work.spark.read.parquet(literal(target)) if about.width else None
+    kept = [id for id, file in new.items() if lasting(file, work.config)]
     every = happened(work.spark, work.data, work.config, [*new.values()], present)
     found = resolved(every, item_rows(work), work.config.all_actions)
     seen, fresh = _seen(every), about.width == 0
+    if not seen["events"] and not fresh:  # all of them were there
+        about = replace(about, sources=(*about.sources, *sorted(kept)))
+        write_text(target / ABOUT, json.dumps(asdict(about)))
+        return about
     since = min(seen["since"], about.since if about.since is not None else seen["since"])
     last = max(seen["last"], _last(about))
     width = about.width
@@ -227,7 +232,7 @@ def _added(work: Work, target: Path, about: Table, new: Mapping[str, Path]) -> T
     about = replace(
         about,
         width=width,
-        sources=(*about.sources, *sorted(new)),
+        sources=(*about.sources, *sorted(kept)),
         since=since,
         last=last,
         counts=counts,

@@ -18,6 +18,7 @@ from pyspark.sql import functions as F
 from funnel.config import Config
 from funnel.dataset import accepted, digests, has
 from funnel.forgotten import marks
+from funnel.log import first_of
 from jobs.tables import literal, load
 
 COLUMNS = (
@@ -62,6 +63,12 @@ def sources(data: Path, config: Config) -> dict[str, Path]:
     found = digests(accepted(data, "events")) if has(data, "events") else {}
     folder = archive(config)
     return found | (digests(folder) if folder is not None else {})
+
+
+def lasting(file: Path, config: Config) -> bool:
+    """Whether the file will be there the next time too: files of an hour of the archive that is not
+    over become one. What was read of them is known by its event ids then."""
+    return file.parent != archive(config) or bool(first_of(file))
 
 
 def forgot(config: Config) -> dict[str, int]:

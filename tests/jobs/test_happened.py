@@ -13,7 +13,7 @@ from features.event import Event
 from features.store import Store
 from funnel.config import parse
 from funnel.forgotten import ForgottenArchive
-from funnel.log import EventArchive
+from funnel.log import EventArchive, merge_hours
 from jobs import events, items
 from jobs.happened import state
 from jobs.work import Work
@@ -83,6 +83,13 @@ def test_every_event_counts_once_wherever_it_is_from(
     assert state(work.config) != before
     assert ids(work) == [*first, "live0", "live1", "live3", "live4"]
     assert all(file.stat().st_mtime_ns == at for file, at in files.items())  # only added to
+
+    # The hour is over: its files become one, and nothing comes in again.
+    folder = place / "events"
+    assert merge_hours(folder, 1 << 40) == 1
+    assert len(list(folder.glob("*.parquet"))) == 1
+    assert ids(work) == [*first, "live0", "live1", "live3", "live4"]
+    assert all(file.stat().st_mtime_ns == at for file, at in files.items())
 
     store.delete_user("eve")
     store.delete_user("u1")
