@@ -24,6 +24,8 @@ def command(run: Run, meaning: str | None, from_log: bool = False) -> None:
     its metrics as one JSON object. `meaning` is the job's docstring. With `from_log` it also takes
     that option, over the config's."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    # Annotations are read where this function's own variables are not known.
+    option = typer.Option("", "--from-log", help="A log's directory.", hidden=not from_log)
 
     @app.command(help=meaning)
     def main(
@@ -31,9 +33,7 @@ def command(run: Run, meaning: str | None, from_log: bool = False) -> None:
         config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file.")] = None,
         until: Annotated[int, typer.Option(help="Cut (epoch ms); 0: by build.holdout.")] = 0,
         master: Annotated[str, typer.Option(help="Spark master, over the config's.")] = "",
-        log: Annotated[
-            str, typer.Option("--from-log", help="A log's directory.", hidden=not from_log)
-        ] = "",
+        log: str = option,
     ) -> None:
         console = Console(stderr=True, highlight=False)
         try:
