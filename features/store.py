@@ -228,14 +228,19 @@ class Store:
 
         return int(self._ask(ask, patient=True))
 
-    def user(self, user_id: str) -> UserHistory:
-        """What the user did last, oldest first; nothing for an unknown user. One round trip."""
+    def user(self, user_id: str, at: int | None = None) -> UserHistory:
+        """What the user did last, oldest first; nothing for an unknown user. One round trip.
+
+        Counters are as of `at` (epoch ms), or of now.
+        """
         keys = [_key(_user(user_id)), *([_key(_user(user_id) + COUNTS)] if self._own_span else [])]
         value, *counts = self._ask(lambda client: client.mget(keys))
         found = packed.unpacked(value, user_id, self.history) if value else UserHistory()
         if not counts:
             return found
-        table = self._decayed(counts, self._own_layout, (self._own_span,), _now())
+        table = self._decayed(
+            counts, self._own_layout, (self._own_span,), _now() if at is None else at
+        )
         counters = dict(zip(self.own_names, table[0].tolist(), strict=True))
         return replace(found, counters=counters)
 

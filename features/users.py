@@ -4,10 +4,13 @@ A user's decayed counters in one process, from a generation forward: for work wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from features.fold import counted, longest, span_ms, user_names
+from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.generation import Generation
 from funnel.types import Array
@@ -21,13 +24,24 @@ class UserCounts:
     """
 
     def __init__(self, generation: Generation, config: Config):
+        users = generation.users if generation.has("users") else None
+        if users is not None and "counts" not in users.table.column_names:
+            users = None
+        self._set(config, generation.manifest.actions, generation.manifest.until, users)
+
+    @staticmethod
+    def empty(config: Config, at: int) -> UserCounts:
+        """Of nobody, as of `at`."""
+        counts = UserCounts.__new__(UserCounts)
+        counts._set(config, config.all_actions, at, None)
+        return counts
+
+    def _set(
+        self, config: Config, codes: Sequence[str], until: int, users: Catalogue | None
+    ) -> None:
         self.names, self._span = user_names(config), span_ms(longest(config))
-        codes = generation.manifest.actions
         self._places = {codes.index(name): place for place, name in enumerate(counted(config))}
-        self._users = generation.users if generation.has("users") else None
-        if self._users is not None and "counts" not in self._users.table.column_names:
-            self._users = None
-        self._until = generation.manifest.until
+        self._users, self._until = users, until
         self._counts: dict[str, tuple[int, NDArray[np.float64]]] = {}
 
     def add(self, user_id: str, action: int, time: int) -> None:
