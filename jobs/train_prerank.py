@@ -22,7 +22,7 @@ from jobs.command import command
 from jobs.fresh import fresh, removed
 from jobs.judged import Judged, compared, lacking, scenes, split
 from jobs.work import Work
-from prerank.gbdt import Table, fit, importance, predict
+from prerank.gbdt import Table, contributions, fit, importance, predict
 
 
 def table(judged: Judged, assembler: Assembler) -> Table:
@@ -65,6 +65,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         "spec": assembler.spec.hash,
         "metrics": metrics,
         "importance": importance(booster, assembler.names),
+        "shap": contributions(booster, valid.matrix, assembler.names, seed=config.build.seed),
     }
     write_text(fresh(target) / "model.txt", booster.model_to_string())
     write_text(target / "meta.json", json.dumps(meta, indent=1))

@@ -19,7 +19,7 @@ from funnel.types import Candidates, best
 from jobs import train_prerank
 from jobs.judged import split
 from prerank import build
-from prerank.gbdt import GBDT, Table, fit, parameters, predict
+from prerank.gbdt import GBDT, Table, contributions, fit, parameters, predict
 from tests.rank.shop import shop
 
 
@@ -202,6 +202,8 @@ def test_the_job_beats_recall_and_says_what_mattered(work):
     assert figures["prerank"] > figures["recall"] + 0.1
     assert meta["metrics"]["GAUC"] > 0.6
     assert next(iter(meta["importance"])) in ("affinity.category", "gap.price")
+    assert meta["shap"].keys() <= set(meta["features"])
+    assert list(meta["shap"].values()) == sorted(meta["shap"].values(), reverse=True)
 
 
 def test_the_latest_requests_validate(work):
@@ -216,3 +218,15 @@ def test_too_few_requests_train_no_model(tmp_path):
     assert metrics["home"]["on"] is False
     assert "30 requests" in metrics["home"]["why"]
     assert not (work.draft / "prerank/home").exists()
+
+
+def test_contributions_add_up_to_the_score_and_name_what_moves_it():
+    table = groups()
+    booster = fit(table, None, Prerank(trees=20), 1)
+    parts = booster.predict(table.matrix, pred_contrib=True, num_threads=1)
+    assert parts.sum(axis=1) == pytest.approx(predict(booster, table.matrix), abs=1e-4)
+    found = contributions(booster, table.matrix, ("wish", "other", "c", "d"), rows=10_000)
+    assert next(iter(found)) == "wish"
+    expected = np.abs(parts[:, 0]).mean()
+    assert found["wish"] == pytest.approx(expected, abs=1e-5)
+    assert contributions(booster, table.matrix[:0], ("wish", "other", "c", "d")) == {}
