@@ -99,6 +99,8 @@ class Assembler:
             for space in VECTORS
             if generation.has(f"vector/{space}.npy")
         }
+        for vectors in self._vectors.values():  # loads the kernel
+            near(vectors, np.zeros(1, np.int32), np.zeros(1, np.int32), 0)
         self._defaults = [
             (place, feature.default)
             for place, feature in enumerate(f for f in self.spec.features if f.kind == "numeric")
