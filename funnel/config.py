@@ -419,16 +419,23 @@ class Prerank(Section):
 
 
 class Rank(Section):
-    """DeepFM."""
+    """The network and how it is trained."""
 
+    network: Literal["deepfm", "din", "transformer"] = Field(
+        "deepfm", description="what it makes of the history: a mean, or what matters to the item"
+    )
     width: Positive = Field(16, description="embedding width")
     hidden: tuple[Positive, ...] = Field((128, 64), description="widths of the deep layers")
+    unit: int = Field(
+        32, ge=2, multiple_of=2, description="din, transformer: width of what is attended to"
+    )
+    blocks: Positive = Field(1, description="transformer: its blocks")
     dropout: Share = Field(0.1)
     epochs: Positive = Field(3, description="most epochs; fewer where validation stops improving")
     batch: Positive = Field(1024)
     learning_rate: float = Field(2e-3, gt=0.0)
     embedding_l2: float = Field(1e-5, ge=0.0)
-    history: Positive = Field(20, description="newest actions pooled as a field")
+    history: Positive = Field(20, description="newest positive actions that are looked at")
 
 
 class Serve(Section):

@@ -1,5 +1,6 @@
 """
-Trains rank: DeepFM over the fields of the samples, one model a scene.
+Trains rank: DeepFM, DIN or a transformer (`rank.network`) over the fields of the samples, one
+model a scene.
 
 It learns from what reaches it: of every request's candidates the best by prerank, and the positive
 ones. The latest requests validate, the same as prerank's; a model that does not beat prerank's
@@ -9,7 +10,7 @@ order there is published switched off. Writes rank/<scene>/{model.safetensors,me
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -25,13 +26,15 @@ from jobs.judged import Judged, compared, lacking, scenes, split
 from jobs.train_prerank import table, told
 from jobs.work import Work
 from prerank.gbdt import predict, usable
-from rank.deepfm import DeepFM, DeepFMConfig
 from rank.encoding import Encoding
+from rank.fields import Shape
+from rank.models import MODELS
 from rank.scorer import Reader, positive, save
 from rank.train import Table, fit
 from rank.train import predict as logits_of
-from rank.value import Blend, Platt, weighed
+from rank.value import Blend, Head, Platt, nested, probabilities, weighed
 
+RARE = 50  # an action with fewer positive candidates in training gets no head
 REACH = 40  # a request's best candidates by prerank: what reaches rank, of samples thinned out
 
 
@@ -82,13 +85,30 @@ def ordered(work: Work, scene: str, assembler: Assembler) -> tuple[Part, Part, b
     return early, late, on
 
 
-def inputs(part: Part, reader: Reader, encoding: Encoding | None = None) -> tuple[Table, Encoding]:
+def heads(work: Work, labels: Floats) -> tuple[Head, ...]:
+    """A head for anything positive, called `click`, and one for every action that weighs more than
+    another and is frequent enough to learn from."""
+    actions: dict[float, str] = {}
+    for name, weight in work.config.data.positive.items():
+        actions.setdefault(weight, name)
+    found, below = [Head("click", 0.0)], min(actions)
+    for weight in sorted(actions)[1:]:
+        if (labels > below).sum() >= RARE:
+            found.append(Head(actions[weight], below))
+        below = weight
+    return tuple(found)
+
+
+def inputs(
+    part: Part, reader: Reader, levels: tuple[float, ...], encoding: Encoding | None = None
+) -> tuple[Table, Encoding]:
     """The part as a ranker takes it; without an encoding, one is fitted to it."""
     requests = part.judged.requests
     raw = reader.raw([reader.assembler.fields(one.query, one.candidates) for one in requests])
     encoding = encoding or reader.fit(raw)
     judged = part.judged
-    return Table(encoding(raw), judged.labels, judged.rows, judged.weights), encoding
+    table = Table(encoding(raw), judged.labels, judged.rows, judged.weights, levels)
+    return table, encoding
 
 
 def seen(part: Part) -> Array:
@@ -114,20 +134,23 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     reader = Reader(Assembler(generation, config, scene), config.rank.history, positive(generation))
     work.progress(f"train_rank: {scene}")
     early, late, scored = ordered(work, scene, reader.assembler)
-    learned, encoding = inputs(early.take(seen(early)), reader)
+    shown = early.take(seen(early))
+    targets = heads(work, shown.judged.labels)
+    levels = tuple(head.level for head in targets)
+    learned, encoding = inputs(shown, reader, levels)
     places = late.places()
     reached = places < REACH
-    valid, _ = inputs(late.take(reached), reader, encoding)
+    valid, _ = inputs(late.take(reached), reader, levels, encoding)
     fitted = fit(
-        lambda: DeepFM(shape(encoding, work)),
+        lambda: MODELS[config.rank.network](shape(encoding, work, len(targets))),
         learned,
         valid,
         config.rank,
         config.build.seed,
         told(work, f"train_rank: {scene}"),
     )
-    model = cast(DeepFM, fitted.model)
-    logits = logits_of(model, valid.inputs)
+    every = logits_of(fitted.model, valid.inputs)  # (N, T)
+    logits = every[:, 0]
     usual = float(late.before[reached].mean()) if scored else 0.0
 
     def order(weight: float) -> Array:
@@ -137,25 +160,55 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     judged = late.judged
     weight, honest = weighed(lambda weight: judged.ndcg(order(weight)), judged.weights)
     before = {"recall": judged.ndcg(judged.column("recall")), "prerank": judged.ndcg(late.before)}
-    blend, platt = Blend(weight if scored else 0.0, usual), Platt.fit(logits, valid.labels)
+    blend = Blend(weight if scored else 0.0, usual)
+    targets, calibrated = calibrate(targets, every, valid.labels)
     metrics = {
         "requests": {"train": len(early.judged.sizes), "valid": len(judged.sizes)},
+        "network": config.rank.network,
         "epochs": fitted.best + 1,
         **compared(judged, {**before, "rank": honest}),
         "network alone": round(float(np.mean(judged.ndcg(order(0.0)) * judged.weights)), 4),
         **judged.order(order(weight)),
-        "log loss": round(log_loss(valid.labels, platt(logits)), 4),
-        "ECE": round(ece(valid.labels, platt(logits)), 4),
+        "heads": calibrated,
     }
     on = metrics["gain"]["mean"] > 0
-    meta = {"on": on, "blend": asdict(blend), "click": asdict(platt), "metrics": metrics}
-    save(target, model, encoding, reader, meta)
+    told_heads = [asdict(head) for head in targets]
+    meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
+    save(target, fitted.model, encoding, reader, meta)
     return {"on": on, **metrics}
 
 
-def shape(encoding: Encoding, work: Work) -> DeepFMConfig:
+def calibrate(
+    targets: tuple[Head, ...], logits: Floats, labels: Floats
+) -> tuple[tuple[Head, ...], dict[str, dict[str, float]]]:
+    """The heads with their Platt scales, and what their probabilities are worth: the scales of one
+    half of the candidates judged on the other, so that ECE is that of candidates not fitted to."""
+    joint = nested(logits)
+    even = np.arange(len(labels)) % 2 == 0
+
+    def fitted(chosen: Array) -> tuple[Head, ...]:
+        return tuple(
+            replace(head, platt=Platt.fit(joint[chosen, t], labels[chosen] > head.level))
+            for t, head in enumerate(targets)
+        )
+
+    held = np.empty((len(labels), len(targets)), np.float32)
+    for own in (even, ~even):
+        held[own] = np.stack([*probabilities(fitted(~own), logits[own]).values()], axis=1)
+    said = {
+        head.action: {
+            "positives": int((labels > head.level).sum()),
+            "log loss": round(log_loss(labels > head.level, held[:, t]), 4),
+            "ECE": round(ece(labels > head.level, held[:, t]), 4),
+        }
+        for t, head in enumerate(targets)
+    }
+    return fitted(even | ~even), said
+
+
+def shape(encoding: Encoding, work: Work, heads: int) -> Shape:
     settings = work.config.rank
-    return DeepFMConfig(
+    return Shape(
         vocab=encoding.vocab,
         bags=len(encoding.bags),
         shared=tuple(encoding.shared.tolist()),
@@ -163,6 +216,11 @@ def shape(encoding: Encoding, work: Work) -> DeepFMConfig:
         width=settings.width,
         hidden=settings.hidden,
         dropout=settings.dropout,
+        actions=len(work.config.all_actions) + 1,
+        unit=settings.unit,
+        blocks=settings.blocks,
+        past=settings.history,
+        heads=heads,
     )
 
 

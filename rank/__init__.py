@@ -9,7 +9,7 @@ from funnel.errors import BadGeneration
 from funnel.generation import Generation
 from funnel.stage import Chain, Cut, Hydrator, Score, Stage
 from funnel.types import Candidates, Query
-from rank.value import Blend, Clicked, Platt
+from rank.value import Blend, Head, Platt, Predicted
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Counted:
 
 
 def build(generation: Generation, config: Config, scene: str, counters: Hydrator) -> Stage:
-    """The rank stage of a scene: the network's logits and `p.click`, and column `rank`, which
-    adds what prerank said (rank.value).
+    """The rank stage of a scene: the network's logit, `p.click` and the like, and column
+    `rank`, which adds what prerank said (rank.value).
 
     Without a model, or with one that lost to prerank's order on validation (unless the config says
     `on`), it keeps the top of prerank's order. Raises `BadGeneration` where the config says `on`
@@ -35,12 +35,13 @@ def build(generation: Generation, config: Config, scene: str, counters: Hydrator
     settings = config.scene(scene).rank
     if not usable(generation, scene, settings.model):
         return Cut(settings.keep)
-    from rank.scorer import DeepFMScorer  # torch, which a scene without a model does not need
+    from rank.scorer import Network  # torch, which a scene without a model does not need
 
-    scorer = DeepFMScorer.open(generation, config, scene)
+    network = Network.open(generation, config, scene)
     meta = generation.json(f"rank/{scene}/meta.json")
-    clicked = Clicked(scorer, Platt(**meta["click"]))
-    return Chain((Counted(counters), clicked, Score(Blend(**meta["blend"]), settings.keep, "rank")))
+    heads = tuple(Head(h["action"], h["level"], Platt(**h["platt"])) for h in meta["heads"])
+    order = Score(Blend(**meta["blend"]), settings.keep, "rank")
+    return Chain((Counted(counters), Predicted(network, heads), order))
 
 
 def usable(generation: Generation, scene: str, model: str) -> bool:

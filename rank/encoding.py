@@ -6,13 +6,13 @@ more, however large the catalogue. Numbers come twice: by quantile, as codes, so
 machines can cross them; and standardised, for the deep layers.
 
 N candidates of R requests, K categorical fields, M numbers, L bags (multi-valued fields) of P
-values, J item fields in a history of H actions
+values, S actions of all histories together, J item fields of each
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from features.assemble import Fields
 from funnel.types import Array, Floats
+from rank.batch import Codes, Encoded, Histories, classes
 
-Codes = NDArray[np.int32]
 BINS = 24  # quantiles of a number
 RARE = 3  # a code seen less often in training is unknown
 BAG = 8  # values of a multi-valued field that are looked at
@@ -35,7 +35,7 @@ class Raw:
     ids: Codes  # (N, K)
     numbers: Floats  # (N, M), NaN where missing
     bags: Codes  # (N, L, P)
-    history: Codes  # (R, J, H), newest last, padded in front
+    history: Histories
     owner: NDArray[np.int64]  # (N,) the request of each candidate
 
     @staticmethod
@@ -46,7 +46,7 @@ class Raw:
             np.concatenate([one.ids for one in fields]),
             np.concatenate([one.numbers for one in fields]),
             np.concatenate([_bags(one, multi) for one in fields]),
-            np.stack([_history(one, keep, liked) for one in fields]),
+            _histories(fields, keep, liked),
             np.repeat(np.arange(len(fields)), sizes),
         )
 
@@ -63,22 +63,15 @@ def _bags(fields: Fields, multi: Sequence[str]) -> Codes:
     return bags
 
 
-def _history(fields: Fields, keep: int, liked: Array) -> Codes:
-    items = fields.items[liked[fields.actions]][-keep:]
-    history = np.zeros((fields.items.shape[1], keep), np.int32)
-    history[:, keep - len(items) :] = items.T
-    return history
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """What rankers take. Codes count within their field; 0 is unknown, or padding in a bag."""
-
-    ids: Codes  # (N, K + M) the categorical fields, then every number's quantile
-    numbers: Floats  # (N, M) standardised, 0 where missing
-    bags: Codes  # (N, L, P)
-    history: Codes  # (R, J, H)
-    owner: NDArray[np.int64]  # (N,)
+def _histories(fields: Sequence[Fields], keep: int, liked: Array) -> Histories:
+    kept = [np.flatnonzero(liked[one.actions])[-keep:] for one in fields]
+    pairs = list(zip(fields, kept, strict=True))
+    return Histories(
+        np.concatenate([one.items[places] for one, places in pairs]),
+        np.concatenate([one.actions[places] for one, places in pairs]).astype(np.int32) + 1,
+        classes(np.concatenate([one.hours[places] for one, places in pairs])),
+        np.concatenate([[0], np.cumsum([len(places) for places in kept])]),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +97,7 @@ class Encoding:
             codes = raw.ids[:, field] if field < k else raw.bags[:, field - k]
             counts = np.bincount(codes.ravel(), minlength=size)
             for place in np.flatnonzero(np.asarray(shared) == field):
-                counts += np.bincount(raw.history[:, place].ravel(), minlength=size)
+                counts += np.bincount(raw.history.codes[:, place], minlength=size)
             kept = counts >= RARE
             kept[0] = False
             tables.append(np.where(kept, np.cumsum(kept), 0).astype(np.int32))
@@ -132,7 +125,7 @@ class Encoding:
             ids,
             np.nan_to_num(numbers, copy=False),
             self._codes(raw.bags, self.bags[:, None]),
-            self._codes(raw.history, self.shared[:, None]),
+            replace(raw.history, codes=self._codes(raw.history.codes, self.shared)),
             raw.owner,
         )
 

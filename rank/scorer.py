@@ -2,8 +2,8 @@
 A trained ranker as a `Scorer`: weights in safetensors, everything else that it needs in meta.json.
 
     rank/<scene>/model.safetensors   the weights, and the encoding under `encoding.`
-    rank/<scene>/meta.json           on, the model's name and config, the features it takes,
-                                     metrics, and what rank.value needs: blend and click
+    rank/<scene>/meta.json           on, the network's name and shape, the features it takes,
+                                     metrics, and what rank.value needs: blend and heads
 """
 
 from __future__ import annotations
@@ -12,34 +12,36 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from torch import nn
 
 from features.assemble import Assembler, Fields
 from funnel.config import Config
 from funnel.errors import BadGeneration
 from funnel.generation import Generation, write_text
 from funnel.types import Array, Candidates, Floats, Query
-from rank.deepfm import DeepFM, DeepFMConfig
-from rank.encoding import Encoded, Encoding, Raw
-from rank.train import tensors
+from rank.batch import Batch, Encoded
+from rank.encoding import Encoding, Raw
+from rank.models import MODELS, name_of, shaped
 
 PREFIX = "encoding."
 
 
-class DeepFMScorer:
+class Network:
     """Logits of the candidates; one thread a request, nothing done item by item."""
 
-    def __init__(self, model: DeepFM, encoding: Encoding, reader: Reader):
+    def __init__(self, model: nn.Module, encoding: Encoding, reader: Reader):
         self.model, self.encoding, self.reader = model.eval(), encoding, reader
+        self.heads = int(cast(Any, model).shape.heads)
 
     @staticmethod
-    def open(generation: Generation, config: Config, scene: str) -> DeepFMScorer:
+    def open(generation: Generation, config: Config, scene: str) -> Network:
         """The scene's ranker. Raises `BadGeneration` where it is missing, broken, or was trained
         on other features than the generation declares."""
         meta = generation.json(f"rank/{scene}/meta.json")
@@ -58,7 +60,7 @@ class DeepFMScorer:
                     for name in [name for name in weights if name.startswith(PREFIX)]
                 }
             )
-            model = DeepFM(configured(meta["config"]))
+            model = MODELS[meta["network"]](shaped(meta["shape"]))
             model.load_state_dict(weights)
         except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
             said = str(error).splitlines()[0]
@@ -67,17 +69,18 @@ class DeepFMScorer:
             ) from error
         liked = positive(generation)
         torch.set_num_threads(1)  # of this process: requests run beside each other, not in parts
-        return DeepFMScorer(model, encoding, Reader(assembler, int(meta["history"]), liked))
+        return Network(model, encoding, Reader(assembler, int(meta["history"]), liked))
 
-    def score(self, query: Query, candidates: Candidates) -> Floats:
+    def logits(self, query: Query, candidates: Candidates) -> Floats:
+        """(n, T) a column a head."""
         if not len(candidates):
-            return np.empty(0, np.float32)
+            return np.empty((0, self.heads), np.float32)
         fields = self.reader.assembler.fields(query, candidates)
-        return self.logits(self.encoding(self.reader.raw([fields])))
+        return self.forward(self.encoding(self.reader.raw([fields])))
 
-    def logits(self, encoded: Encoded) -> Floats:
+    def forward(self, encoded: Encoded) -> Floats:
         with torch.inference_mode():
-            logits: Floats = self.model(*tensors(encoded, torch.device("cpu"))).numpy()
+            logits: Floats = self.model(Batch.of(encoded)).numpy()
         return logits
 
 
@@ -115,13 +118,8 @@ def positive(generation: Generation) -> Array:
     return np.array([*(name in weights for name in generation.manifest.actions), False])
 
 
-def configured(table: Mapping[str, Any]) -> DeepFMConfig:
-    lists = {name: tuple(table[name]) for name in ("vocab", "shared", "hidden")}
-    return DeepFMConfig(**{**table, **lists})
-
-
 def save(
-    path: Path, model: DeepFM, encoding: Encoding, reader: Reader, meta: Mapping[str, Any]
+    path: Path, model: nn.Module, encoding: Encoding, reader: Reader, meta: Mapping[str, Any]
 ) -> None:
     """Writes the two files of a scene's ranker; `meta` adds `on`, `metrics` and so on."""
     path.mkdir(parents=True, exist_ok=True)
@@ -129,8 +127,8 @@ def save(
     arrays = {PREFIX + name: np.ascontiguousarray(a) for name, a in encoding.arrays().items()}
     save_file({**weights, **arrays}, path / "model.safetensors")
     table = {
-        "model": "deepfm",
-        "config": asdict(model.config),
+        "network": name_of(model),
+        "shape": asdict(cast(Any, model).shape),
         "features": names(reader.assembler),
         "spec": reader.assembler.spec.hash,
         "history": reader.history,

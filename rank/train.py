@@ -1,20 +1,25 @@
 """
 The one training loop of all rankers.
 
-A ranker is a module that takes what `Encoded` holds and returns logits (N,). The loss is a sum of
-two: cross-entropy of every candidate, which makes sigmoid(logit) a probability, and of the softmax
-over each request's candidates (Cao et al. 2007, "Learning to rank: from pairwise approach to
-listwise approach", ListNet's top-one loss), with the gains of nDCG as its target, which makes the
-order right. The first is weighted down: a candidate's share in it says little about the order.
+A ranker is a module that takes a `Batch` and returns logits (N, T), one column a head. The first
+head orders; its loss is a sum of two: cross-entropy of every candidate, which makes sigmoid(logit)
+a probability, and of the softmax over each request's candidates (Cao et al. 2007, "Learning to
+rank: from pairwise approach to listwise approach", ListNet's top-one loss), with the gains of nDCG
+as its target, which makes the order right. The first is weighted down: a candidate's share in it
+says little about the order.
 
-N candidates of R requests
+Actions nest: who buys has clicked. A further head says how likely its action is where that of the
+head before it happened, and learns over all candidates from the product of the two (Ma et al. 2018,
+"Entire space multi-task model", https://arxiv.org/abs/1804.07931).
+
+N candidates of R requests, T heads
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,14 +31,13 @@ from funnel.config import Rank
 from funnel.errors import BadData
 from funnel.metrics import grouped_ndcg_at_k
 from funnel.types import Array, Floats
-from rank.encoding import Encoded
+from rank.batch import Batch, Encoded, spread
 
 PATIENCE = 2  # epochs without an improvement on validation
 CHUNK = 1 << 14  # candidates scored at a time
 STEPS = 50  # of an epoch at least: small data gets smaller batches
 LEAST = 64  # candidates of a batch
 ALONE = 0.1  # weight of the first loss; 1 cost 0.01 nDCG@10 on simulated searches, 0 calibration
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # as `Encoded` has them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +48,7 @@ class Table:
     labels: Floats  # (N,) 0 for nothing, higher for more
     rows: NDArray[np.int32]  # (N,) the items, to break ties
     weights: Floats  # (R,) how much a request counts
+    levels: tuple[float, ...] = (0.0,)  # (T,) rising: a head's action has a label above its level
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,11 @@ def fit(
         for epoch in range(settings.epochs):
             model.train()
             for requests in data.batches(rows, shuffle=True):
-                inputs, labels = data.take(requests)
+                batch, labels = data.take(requests)
                 with autocast(device):
-                    logits = model(*inputs)
-                value = loss(logits.float(), labels, inputs[-1], data.weights[requests])
+                    logits = model(batch)
+                counts = data.weights[requests]
+                value = loss(logits.float(), labels, batch.owner, counts, train.levels)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(value)
                 optimizer.step()
@@ -129,16 +135,27 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
-def loss(logits: Tensor, labels: Tensor, owner: Tensor, weights: Tensor) -> Tensor:
-    """Both cross-entropies, a candidate; requests without a positive count in the first alone."""
+def loss(
+    logits: Tensor,
+    labels: Tensor,
+    owner: Tensor,
+    weights: Tensor,
+    levels: Sequence[float] = (0.0,),
+) -> Tensor:
+    """logits (N, T): all cross-entropies, a candidate; requests without a positive count in those
+    of single candidates alone."""
     counts, requests = weights[owner], len(weights)
-    alone = F.binary_cross_entropy_with_logits(
-        logits, (labels > 0).float(), weight=counts, reduction="sum"
-    )
+    happened = labels[:, None] > labels.new_tensor(levels)  # (N, T)
+    likely = F.logsigmoid(logits).cumsum(1)  # (N, T)
+    # log(1 - p) out of log p, without a loss where p is close to 0 or to 1
+    first = F.logsigmoid(-logits[:, :1])
+    others = torch.log(-torch.expm1(likely[:, 1:].clamp(max=-1e-6)))
+    missed = torch.cat([first, others], 1)
+    alone = -(counts[:, None] * torch.where(happened, likely, missed)).sum()
     gains = torch.exp2(labels) - 1
     totals = gains.new_zeros(requests).index_add(0, owner, gains)
     share = gains / totals.clamp(min=1e-12)[owner]
-    among = -(counts * share * log_softmax(logits, owner, requests)).sum()
+    among = -(counts * share * log_softmax(logits[:, 0], owner, requests)).sum()
     return (ALONE * alone + among) / len(logits)
 
 
@@ -160,42 +177,38 @@ def judge(model: nn.Module, valid: Table, device: torch.device) -> Epoch:
             torch.from_numpy(valid.labels),
             torch.from_numpy(owner),
             torch.from_numpy(valid.weights),
+            valid.levels,
         )
-    ndcg = grouped_ndcg_at_k(valid.labels, logits, valid.rows, owner, 10)
+    ndcg = grouped_ndcg_at_k(valid.labels, logits[:, 0], valid.rows, owner, 10)
     known = ~np.isnan(ndcg)
     mean = np.average(ndcg[known], weights=valid.weights[known]) if known.any() else np.nan
     return Epoch(float(value), float(mean))
 
 
 def predict(model: nn.Module, encoded: Encoded, device: torch.device | None = None) -> Floats:
-    """(N,) logits."""
+    """(N, T) logits."""
     model.eval()
-    ids, numbers, bags, history, owner = tensors(encoded, device or torch.device("cpu"))
+    whole = Batch.of(encoded, device or torch.device("cpu"))
+    rows = torch.arange(len(encoded.owner), device=whole.owner.device)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(owner), CHUNK):
-            part = slice(start, start + CHUNK)
+        for part in torch.split(rows, CHUNK):
             # Owners rise, so a chunk needs the histories from its first owner to its last.
-            first, last = int(owner[part][0]), int(owner[part][-1]) + 1
-            inputs = ids[part], numbers[part], bags[part], history[first:last], owner[part] - first
-            parts.append(model(*inputs).float().cpu().numpy())
-    logits: Array = np.concatenate(parts) if parts else np.empty(0, np.float32)
+            owner = whole.owner[part]
+            first = int(owner[0]) if len(owner) else 0
+            last = int(owner[-1]) + 1 if len(owner) else 0
+            chosen = torch.arange(first, last, device=rows.device)
+            batch = whole.candidates(part, owner - first).requests(chosen)
+            parts.append(model(batch).float().cpu().numpy())
+    logits: Array = np.concatenate(parts)
     return logits
-
-
-def tensors(encoded: Encoded, device: torch.device) -> Inputs:
-    ids, numbers, bags, history, owner = (
-        torch.from_numpy(np.ascontiguousarray(getattr(encoded, field.name))).to(device)
-        for field in fields(encoded)
-    )
-    return ids, numbers, bags, history, owner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
     """A table on the device that trains, from which batches of whole requests are taken."""
 
-    inputs: Inputs
+    inputs: Batch
     labels: Tensor  # (N,)
     sizes: Tensor  # (R,) candidates of a request
     starts: Tensor  # (R,)
@@ -203,8 +216,8 @@ class Packed:
 
     @staticmethod
     def of(table: Table, device: torch.device) -> Packed:
-        inputs = tensors(table.inputs, device)
-        sizes = torch.bincount(inputs[-1], minlength=len(inputs[-2]))
+        inputs = Batch.of(table.inputs, device)
+        sizes = torch.bincount(inputs.owner, minlength=len(inputs.offsets) - 1)
         labels, weights = (torch.from_numpy(a).to(device) for a in (table.labels, table.weights))
         return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes, weights)
 
@@ -217,12 +230,10 @@ class Packed:
         counts = torch.unique_consecutive(batch, return_counts=True)[1]
         return list(torch.split(order, counts.tolist()))
 
-    def take(self, requests: Tensor) -> tuple[Inputs, Tensor]:
+    def take(self, requests: Tensor) -> tuple[Batch, Tensor]:
         """The inputs and labels of these requests, owners counted from 0."""
         sizes = self.sizes[requests]
+        offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        rows = spread(self.starts[requests], offsets)
         owner = torch.repeat_interleave(sizes)
-        moved = self.starts[requests] - (sizes.cumsum(0) - sizes)
-        rows = torch.arange(len(owner), device=owner.device) + moved[owner]
-        ids, numbers, bags, history, _ = self.inputs
-        inputs = ids[rows], numbers[rows], bags[rows], history[requests], owner
-        return inputs, self.labels[rows]
+        return self.inputs.candidates(rows, owner).requests(requests), self.labels[rows]

@@ -2,20 +2,20 @@
 What rank orders by, and what it says about a click, out of the network's logits.
 
 The network and prerank's trees err in different places, so their sum orders better than either:
-value = logit + weight · prerank. The network is trained without prerank's score, which is better on
+logit + weight · prerank. The network is trained without prerank's score, which is better on
 the requests that prerank was fitted to than it will ever be again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from funnel.stage import Scorer
 from funnel.types import Array, Candidates, Floats, Query
 
 LOGIT = "rank.logit"
@@ -58,15 +58,48 @@ def sigmoid(x: Array) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Clicked:
-    """A stage that adds the network's logits, and `p.click`."""
+class Head:
+    """What one column of the logits says: how likely `action`, where that of the head before it
+    happened."""
 
-    scorer: Scorer
-    platt: Platt
+    action: str
+    level: float  # it happened where the label is above this
+    platt: Platt = Platt()
+
+
+class Logits(Protocol):
+    """(n, T) a column a head."""
+
+    def logits(self, query: Query, candidates: Candidates) -> Floats: ...
+
+
+def nested(logits: Array) -> NDArray[np.float64]:
+    """(N, T) logits of actions that nest -> (N, T) the logits of each as such: p_t is the product
+    of the sigmoids up to t."""
+    likely = -np.logaddexp(0, -np.asarray(logits, np.float64)).cumsum(axis=1)
+    at_most = np.minimum(likely, -1e-12)
+    joint: NDArray[np.float64] = at_most - np.log(-np.expm1(at_most))
+    return joint
+
+
+def probabilities(heads: Sequence[Head], logits: Array) -> dict[str, Floats]:
+    """`p.<action>` of every head. A further action is never likelier than the one before it."""
+    joint = nested(logits)
+    columns = np.stack([head.platt(joint[:, place]) for place, head in enumerate(heads)])
+    columns = np.minimum.accumulate(columns, axis=0)
+    return {f"p.{head.action}": own for head, own in zip(heads, columns, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A stage that adds the network's logit and the probabilities of its heads."""
+
+    network: Logits
+    heads: tuple[Head, ...]
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
-        logits = self.scorer.score(query, candidates)
-        return candidates.with_columns({LOGIT: logits, "p.click": self.platt(logits)})
+        logits = self.network.logits(query, candidates)
+        return candidates.with_columns({LOGIT: logits[:, 0], **probabilities(self.heads, logits)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from features.assemble import Fields
+from rank.batch import GAPS, classes
 from rank.encoding import BAG, BINS, RARE, Encoding, Raw
 
 
@@ -35,17 +36,24 @@ def fitted(ids, numbers, **rest):
     return Encoding.fit(joined, [50, 9, 9], [0, 1]), joined
 
 
-def test_histories_are_the_newest_liked_actions_padded_in_front():
+def test_histories_are_the_newest_liked_actions_one_after_another():
     one = fields([[1, 1]], [[0]], [[]], [[5, 1], [6, 2], [7, 3]], [1, 0, 1])
     two = fields([[1, 1]], [[0]], [[]], [[n, 1] for n in range(1, 9)])
     history = raw(one, two).history
-    assert history[0].tolist() == [[0, 0, 5, 7], [0, 0, 1, 3]]
-    assert history[1].tolist() == [[5, 6, 7, 8], [1, 1, 1, 1]]
+    assert history.offsets.tolist() == [0, 2, 6]
+    assert history.codes[:, 0].tolist() == [5, 7, 5, 6, 7, 8]
+    assert history.codes[:, 1].tolist() == [1, 3, 1, 1, 1, 1]
+    assert history.actions.tolist() == [2] * 6
 
 
 def test_an_action_that_nobody_knows_is_not_liked():
     one = fields([[1, 1]], [[0]], [[]], [[5, 1]], [-1])
-    assert not raw(one).history.any()
+    assert not len(raw(one).history.codes)
+
+
+def test_gaps_double_from_an_hour_and_the_last_is_open():
+    hours = np.array([0.0, 0.9, 1.0, 1.9, 2.0, 4.0, 24.0, 512.0, 1e9], np.float32)
+    assert classes(hours).tolist() == [1, 1, 2, 2, 3, 4, 6, GAPS - 1, GAPS - 1]
 
 
 def test_bags_keep_the_first_values_of_each_item():
@@ -70,7 +78,7 @@ def test_an_item_that_only_histories_know_has_a_code_of_its_own():
     ids = [[7, 1]] * RARE
     encoding, joined = fitted(ids, [[0]] * RARE, items=[[3, 4]] * RARE)
     found = encoding(joined)
-    assert found.history[0, 0].tolist()[-RARE:] == [1] * RARE
+    assert found.history.codes[:, 0].tolist() == [1] * RARE
     assert found.ids[:, 0].tolist() == [2] * RARE
     assert encoding.vocab[:2] == (3, 3)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from jobs import train_rank
 from jobs.judged import Judged, split
 from jobs.train_rank import REACH, Part, above
 from rank import build
-from rank.deepfm import DeepFM
-from rank.scorer import DeepFMScorer, positive, save
+from rank.models import MODELS
+from rank.scorer import Network, positive, save
 from tests.rank.shop import N, shop
 
 
@@ -30,7 +31,7 @@ def generation(work):
 
 @pytest.fixture(scope="module")
 def scorer(generation, work):
-    return DeepFMScorer.open(generation, work.config, "home")
+    return Network.open(generation, work.config, "home")
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +39,22 @@ def logged(work):
     return list(read(work.samples / "home"))
 
 
+def logits(network, query, candidates):
+    """Those that order."""
+    return network.logits(query, candidates)[:, 0]
+
+
 def test_saved_and_opened_again_it_scores_the_same(work, scorer, generation, logged, tmp_path):
     reader = scorer.reader
     torch.manual_seed(1)
-    model = DeepFM(scorer.model.config).eval()
+    model = MODELS["deepfm"](scorer.model.shape).eval()
     shutil.copytree(work.draft, tmp_path / "g")
     save(tmp_path / "g/rank/home", model, scorer.encoding, reader, {"on": True})
-    opened = DeepFMScorer.open(Generation.open(tmp_path / "g"), work.config, "home")
-    own = DeepFMScorer(model, scorer.encoding, reader)
+    opened = Network.open(Generation.open(tmp_path / "g"), work.config, "home")
+    own = Network(model, scorer.encoding, reader)
     for one in logged[:3]:
-        expected = own.score(one.query, one.candidates)
-        assert np.array_equal(opened.score(one.query, one.candidates), expected)
+        expected = logits(own, one.query, one.candidates)
+        assert np.array_equal(logits(opened, one.query, one.candidates), expected)
         assert expected.dtype == np.float32
 
 
@@ -56,16 +62,16 @@ def test_serving_scores_what_training_scored(scorer, logged):
     """Requests joined as in training, and one by one as in serving."""
     requests = logged[:6]
     fields = [scorer.reader.assembler.fields(one.query, one.candidates) for one in requests]
-    together = scorer.logits(scorer.encoding(scorer.reader.raw(fields)))
-    alone = np.concatenate([scorer.score(one.query, one.candidates) for one in requests])
+    together = scorer.forward(scorer.encoding(scorer.reader.raw(fields)))[:, 0]
+    alone = np.concatenate([logits(scorer, one.query, one.candidates) for one in requests])
     assert together == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_score_does_not_depend_on_the_other_candidates(scorer, logged):
     query, found = logged[0].query, logged[0].candidates
     order = np.random.default_rng(1).permutation(N)[:7]
-    part = scorer.score(query, found.take(order))
-    assert part == pytest.approx(scorer.score(query, found)[order], abs=1e-6)
+    part = logits(scorer, query, found.take(order))
+    assert part == pytest.approx(logits(scorer, query, found)[order], abs=1e-6)
 
 
 def test_what_it_never_saw_scores_too(scorer, generation):
@@ -73,9 +79,9 @@ def test_what_it_never_saw_scores_too(scorer, generation):
     rows = np.array([0, 149, 70], np.int32)
     found = Candidates(rows, np.zeros(3, np.float32))
     for user in ("", "nobody"):
-        scores = scorer.score(Query(user_id=user, at=10**12), found)
+        scores = logits(scorer, Query(user_id=user, at=10**12), found)
         assert np.isfinite(scores).all()
-    assert scorer.score(Query(), Candidates.empty()).shape == (0,)
+    assert logits(scorer, Query(), Candidates.empty()).shape == (0,)
 
 
 def test_the_history_moves_the_scores(scorer, generation, work):
@@ -86,7 +92,7 @@ def test_the_history_moves_the_scores(scorer, generation, work):
         done = np.arange(4, dtype=np.int32) * 5 + taste
         history = History(done, clicks, np.full(4, at - 3_600_000))
         query = Query(user_id="u01", at=at, history=history)
-        scores = scorer.score(query, Candidates(rows, np.zeros(50, np.float32)))
+        scores = logits(scorer, query, Candidates(rows, np.zeros(50, np.float32)))
         means.append([scores[rows % 5 == taste].mean(), scores[rows % 5 != taste].mean()])
     assert all(own > others for own, others in means)
 
@@ -100,11 +106,12 @@ def test_the_stage_keeps_the_best_with_the_chance_of_a_click(generation, work, s
     assert len(kept) == 8
     assert np.array_equal(kept.columns["rank"], kept.scores)
     meta = generation.json("rank/home/meta.json")
-    logits, (scale, offset) = scorer.score(query, found), meta["click"].values()
-    value = logits + meta["blend"]["weight"] * before
+    own, head = logits(scorer, query, found), meta["heads"][0]
+    scale, offset = head["platt"].values()
+    value = own + meta["blend"]["weight"] * before
     assert np.array_equal(kept.rows, found.scored(value, "rank").top(8).rows)
     place = np.array([list(found.rows).index(row) for row in kept.rows])
-    expected = 1 / (1 + np.exp(-(scale * logits[place] + offset)))
+    expected = 1 / (1 + np.exp(-(scale * own[place] + offset)))
     assert kept.columns["p.click"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -153,7 +160,7 @@ def test_on_without_a_model_is_an_error_that_says_what_to_do(generation, work):
         build(generation, settings, "search", ItemCounters.open(generation))
 
 
-@pytest.mark.parametrize("change", ["features", "spec", "config", "weights"])
+@pytest.mark.parametrize("change", ["features", "spec", "shape", "weights"])
 def test_a_model_of_other_features_or_a_broken_one_is_refused(work, tmp_path, change):
     shutil.copytree(work.draft, tmp_path / "g")
     folder = tmp_path / "g/rank/home"
@@ -165,11 +172,11 @@ def test_a_model_of_other_features_or_a_broken_one_is_refused(work, tmp_path, ch
         changed = {
             "features": meta["features"] | {"numbers": []},
             "spec": "another",
-            "config": meta["config"] | {"width": 5},
+            "shape": meta["shape"] | {"width": 5},
         }
         (folder / "meta.json").write_text(json.dumps(meta | {change: changed[change]}))
     with pytest.raises(BadGeneration, match=r"model\.safetensors.*build"):
-        DeepFMScorer.open(Generation.open(tmp_path / "g"), work.config, "home")
+        Network.open(Generation.open(tmp_path / "g"), work.config, "home")
 
 
 def test_the_job_judges_every_stage_on_the_same_requests(work):
@@ -178,9 +185,33 @@ def test_the_job_judges_every_stage_on_the_same_requests(work):
     assert list(figures) == ["recall", "prerank", "rank"]
     assert figures["rank"] > figures["recall"] + 0.1
     assert meta["on"] == (meta["metrics"]["gain"]["mean"] > 0)
-    assert meta["metrics"]["ECE"] < 0.1
+    assert meta["metrics"]["heads"]["click"]["ECE"] < 0.1
     before = json.loads((work.draft / "prerank/home/meta.json").read_text())["metrics"]["nDCG@10"]
     assert figures["prerank"] == before["prerank"]
+
+
+@pytest.mark.parametrize("network", sorted(MODELS))
+def test_every_network_is_trained_saved_and_served(tmp_path, network):
+    work = shop(tmp_path, requests=120)
+    settings = work.config.model_dump(mode="json")
+    settings["rank"]["network"] = network
+    work = replace(work, config=parse(settings))
+    metrics = train_rank.run(work)["home"]
+    figures = metrics["nDCG@10"]
+    assert figures["rank"] > figures["recall"] + 0.1
+    generation = Generation.open(work.draft)
+    meta = generation.json("rank/home/meta.json")
+    assert meta["network"] == network
+    scorer = Network.open(generation, work.config, "home")
+    assert isinstance(scorer.model, MODELS[network])
+    query, found = next((one.query, one.candidates) for one in read(work.samples / "home"))
+    stage = build(
+        generation, configured(work.config, "home", "on"), "home", ItemCounters.open(generation)
+    )
+    kept = stage.run(query, found)
+    assert [head["action"] for head in meta["heads"]] == ["click", "cart", "purchase"]
+    clicks, buys = kept.columns["p.click"], kept.columns["p.purchase"]
+    assert ((buys > 0) & (buys <= clicks) & (clicks < 1)).all()
 
 
 def test_too_few_requests_train_no_model(tmp_path):

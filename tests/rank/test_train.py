@@ -7,11 +7,24 @@ import torch
 from funnel.config import Rank
 from funnel.errors import BadData
 from funnel.metrics import grouped_ndcg_at_k
-from rank.deepfm import DeepFM, DeepFMConfig
-from rank.encoding import Encoded
+from rank.batch import GAPS, Encoded, Histories
+from rank.deepfm import DeepFM
+from rank.fields import Shape
 from rank.train import ALONE, PATIENCE, Packed, Table, fit, log_softmax, loss, predict
+from rank.value import Platt
 
-SHAPE = DeepFMConfig(vocab=(20,), shared=(0,), numbers=2, width=4, hidden=(8,))
+SHAPE = Shape(vocab=(20,), shared=(0,), numbers=2, width=4, hidden=(8,))
+
+
+def histories(draw, requests):
+    lengths = draw.integers(0, 6, requests)
+    total = int(lengths.sum())
+    return Histories(
+        draw.integers(0, 20, (total, 1)).astype(np.int32),
+        np.ones(total, np.int32),
+        draw.integers(0, GAPS, total).astype(np.int32),
+        np.concatenate([[0], np.cumsum(lengths)]),
+    )
 
 
 def table(requests=80, seed=0, shift=0.0):
@@ -26,7 +39,7 @@ def table(requests=80, seed=0, shift=0.0):
         draw.integers(0, 20, (n, 1)).astype(np.int32),
         numbers,
         np.empty((n, 0, 0), np.int32),
-        draw.integers(0, 20, (requests, 1, 5)).astype(np.int32),
+        histories(draw, requests),
         owner,
     )
     return Table(inputs, labels, np.arange(n, dtype=np.int32), np.ones(requests, np.float32))
@@ -48,7 +61,17 @@ def test_the_loss_equals_both_cross_entropies_written_request_by_request():
     among = -1.5 * (15 / 16 * torch.log(softmax[0]) + 1 / 16 * torch.log(softmax[2]))
     weights = torch.tensor([1.5, 0.5])
     expected = (ALONE * alone + among) / 5
-    torch.testing.assert_close(loss(logits, labels, owner, weights), expected)
+    torch.testing.assert_close(loss(logits[:, None], labels, owner, weights), expected)
+
+
+def test_the_loss_of_a_further_head_is_that_of_the_product_over_all_candidates():
+    logits = torch.tensor([[0.5, -1.0], [-1.0, 0.3], [2.0, 1.0]])
+    labels = torch.tensor([4.0, 0.0, 1.0])
+    owner, weights = torch.zeros(3, dtype=torch.int64), torch.ones(1)
+    both = torch.sigmoid(logits).prod(1)
+    expected = -(torch.log(both[0]) + torch.log(1 - both[1:]).sum()) * ALONE / 3
+    one = loss(logits[:, :1], labels, owner, weights)
+    torch.testing.assert_close(loss(logits, labels, owner, weights, (0.0, 2.0)) - one, expected)
 
 
 def test_the_softmax_of_each_request_is_its_own_and_does_not_overflow():
@@ -64,14 +87,18 @@ def test_every_batch_is_of_whole_requests_and_an_epoch_has_each_once():
     batches = packed.batches(64, shuffle=True)
     assert sorted(torch.cat(batches).tolist()) == list(range(80))
     for requests in batches:
-        (ids, numbers, _, history, owner), labels = packed.take(requests)
+        batch, labels = packed.take(requests)
+        ids, numbers, owner = batch.ids, batch.numbers, batch.owner
         assert len(labels) <= 64 + 14
         for place, request in enumerate(requests.tolist()):
             own = whole.inputs.owner == request
             assert np.array_equal(ids[owner == place], whole.inputs.ids[own])
             assert np.array_equal(numbers[owner == place], whole.inputs.numbers[own])
             assert np.array_equal(labels[owner == place], whole.labels[own])
-            assert np.array_equal(history[place], whole.inputs.history[request])
+            part = slice(*whole.inputs.history.offsets[request : request + 2])
+            found = slice(*batch.offsets[place : place + 2].tolist())
+            assert np.array_equal(batch.codes[found], whole.inputs.history.codes[part])
+            assert np.array_equal(batch.gaps[found], whole.inputs.history.gaps[part])
 
 
 def test_training_twice_gives_the_same_weights():
@@ -92,7 +119,7 @@ def test_training_leaves_the_random_state_of_the_caller_alone():
 def test_it_learns_the_order_and_the_probability():
     fitted = trained(epochs=12)
     fresh = table(60, seed=5)
-    scores = predict(fitted.model, fresh.inputs)
+    scores = predict(fitted.model, fresh.inputs)[:, 0]
 
     def ndcg(scores):
         return np.nanmean(
@@ -101,7 +128,8 @@ def test_it_learns_the_order_and_the_probability():
 
     assert ndcg(scores) > ndcg(fresh.inputs.numbers[:, 1]) - 0.02
     assert ndcg(scores) > ndcg(fresh.inputs.numbers[:, 0]) + 0.2
-    p = 1 / (1 + np.exp(-scores))
+    other = table(60, seed=6)
+    p = Platt.fit(predict(fitted.model, other.inputs)[:, 0], other.labels)(scores)
     assert p.mean() == pytest.approx((fresh.labels > 0).mean(), abs=0.05)
 
 
@@ -119,7 +147,9 @@ def test_it_stops_when_validation_does_and_keeps_the_best_epoch():
 def test_l2_holds_embeddings_down_and_nothing_else():
     def sizes(**settings):
         weights = trained(epochs=4, **settings).model.state_dict()
-        return weights["embed.weight"].abs().mean(), weights["deep.0.weight"].abs().mean()
+        return weights["table.embed.weight"].abs().mean(), weights[
+            "ends.deep.0.weight"
+        ].abs().mean()
 
     free, held = sizes(embedding_l2=0.0), sizes(embedding_l2=0.1)
     assert held[0] < free[0] / 3
