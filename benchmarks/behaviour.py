@@ -63,3 +63,16 @@ def read(path: Path, columns: Sequence[str]) -> pa.Table:
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}")
     return table
+
+
+def sequences(path: Path) -> tuple[Array, Array]:
+    """(user, items) or (user, item, pos) as offsets (users + 1,) and items, in order."""
+    table = read(path, ["user"])
+    if "items" in table.column_names:
+        return lists(table, "items")
+    table = read(path, ["user", "item", "pos"]).sort_by(
+        [("user", "ascending"), ("pos", "ascending")]
+    )
+    users, rows = table.column("user").to_numpy(), table.column("item").to_numpy()
+    head = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
+    return np.append(head, len(users)), rows

@@ -124,14 +124,7 @@ def last_out(starts: Array, rows: Array, items: int, back: int) -> Task:
 
 def read(data: Path, cut: bool) -> Task:
     if (data / "sequences.parquet").exists():
-        table = behaviour.read(data / "sequences.parquet", ["user"])
-        if "items" in table.column_names:
-            starts, rows = behaviour.lists(table, "items")
-        else:
-            table = table.sort_by([("user", "ascending"), ("pos", "ascending")])
-            users, rows = table.column("user").to_numpy(), table.column("item").to_numpy()
-            head = np.flatnonzero(np.r_[True, users[1:] != users[:-1]])
-            starts = np.append(head, len(users))
+        starts, rows = behaviour.sequences(data / "sequences.parquet")
         return last_out(starts, rows, int(rows.max()) + 1, int(cut))
     train, test = (
         behaviour.read(data / f"{name}.parquet", ["user", "item"]) for name in ("train", "test")

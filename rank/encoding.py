@@ -104,8 +104,9 @@ class Encoding:
         starts = np.concatenate([[0], np.cumsum([len(table) for table in tables])])
         bags = np.arange(k, len(sizes))
         columns = [_fitted(column) for column in raw.numbers.T]
-        edges, low, high, mean, scale = (
-            np.array(values, np.float32) for values in zip(*columns, strict=True)
+        edges = np.array([column[0] for column in columns], np.float32).reshape(-1, BINS - 1)
+        low, high, mean, scale = (
+            np.array([column[place] for column in columns], np.float32) for place in range(1, 5)
         )
         table, own = np.concatenate(tables), np.asarray(shared, np.int64)
         return Encoding(table, starts, bags, own, edges, low, high, mean, scale)

@@ -1,0 +1,231 @@
+"""
+Click-through rates by the rankers' DeepFM: `python -m benchmarks.ctr DIR`.
+
+DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of train is validation:
+`label`, and features that are numbers where their type is float and categories otherwise. The
+model, its encoding of rare and unheard codes and its training loop are those of the rank stage;
+every row is a request of one candidate. The strength of the embeddings' L2 and the dropout are
+those with the best log loss on validation, among the few that are tried; the test is looked at once
+a seed. `logistic` is scikit-learn's regression on the same codes, its strength chosen the same way.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import typer
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from benchmarks import behaviour, harness
+from funnel.config import Rank
+from funnel.metrics import auc, bootstrap_interval, log_loss
+from funnel.types import Array, Floats
+from rank.batch import Histories
+from rank.encoding import Encoding, Raw
+from rank.fields import Shape
+from rank.models import MODELS
+from rank.train import Table, fit, predict
+from rank.value import Platt, sigmoid
+
+L2 = (1e-4, 1e-3, 1e-2)
+DROPOUT = (0.0, 0.5)
+STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=1e-3)
+
+
+@dataclass(frozen=True)
+class Rows:
+    raw: Raw
+    labels: Floats
+
+    def take(self, rows: Array) -> Rows:
+        raw = replace(
+            self.raw,
+            ids=self.raw.ids[rows],
+            numbers=self.raw.numbers[rows],
+            bags=self.raw.bags[rows],
+            history=Histories.none(len(rows)),
+            owner=np.arange(len(rows)),
+        )
+        return Rows(raw, self.labels[rows])
+
+    def table(self, encoding: Encoding) -> Table:
+        n = len(self.labels)
+        rows, weights = np.arange(n, dtype=np.int32), np.ones(n, np.float32)
+        return Table(encoding(self.raw), self.labels, rows, weights)
+
+
+def read(path: Path, kinds: dict[str, bool], values: dict[str, pa.Array]) -> Rows:
+    """`kinds` says which columns are numbers; codes are places among `values`, from 1."""
+    table = behaviour.read(path, ["label", *kinds])
+    n = len(table)
+    codes = [
+        pc.fill_null(pc.index_in(table.column(name), values[name]), -1).to_numpy() + 1
+        for name in kinds
+        if not kinds[name]
+    ]
+    numbers = [table.column(name).to_numpy() for name in kinds if kinds[name]]
+    raw = Raw(
+        np.stack(codes, 1).astype(np.int32) if codes else np.zeros((n, 0), np.int32),
+        np.stack(numbers, 1).astype(np.float32) if numbers else np.zeros((n, 0), np.float32),
+        np.zeros((n, 0, 1), np.int32),
+        Histories.none(n),
+        np.arange(n),
+    )
+    return Rows(raw, table.column("label").to_numpy().astype(np.float32))
+
+
+def splits(path: Path) -> tuple[Rows, Rows, Rows, list[int]]:
+    """train, valid, test and how many codes each category has in train, 0 included."""
+    schema = pq.read_schema(path / "train.parquet")
+    kinds = {
+        field.name: pa.types.is_floating(field.type) for field in schema if field.name != "label"
+    }
+    first = behaviour.read(path / "train.parquet", list(kinds))
+    values = {name: pc.unique(first.column(name).drop_null()) for name in kinds if not kinds[name]}
+    train, test = (read(path / f"{name}.parquet", kinds, values) for name in ("train", "test"))
+    if (path / "valid.parquet").exists():
+        valid = read(path / "valid.parquet", kinds, values)
+    else:
+        order = np.random.default_rng(0).permutation(len(train.labels))
+        tenth = len(order) // 10
+        train, valid = train.take(order[tenth:]), train.take(order[:tenth])
+    return train, valid, test, [len(own) + 1 for own in values.values()]
+
+
+class Deep:
+    """DeepFM with the settings that validation liked best."""
+
+    def __init__(self, train: Rows, valid: Rows, sizes: list[int]):
+        self.encoding = Encoding.fit(train.raw, sizes, [])
+        self.train, self.valid = (rows.table(self.encoding) for rows in (train, valid))
+        self.settings = SETTINGS
+        tried = {}
+        for l2, dropout in product(L2, DROPOUT):
+            settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
+            _, platt, logits = self.fitted(settings, 0)
+            tried[l2, dropout] = log_loss(valid.labels, platt(logits))
+            said = f"embedding_l2 {l2:g}, dropout {dropout:g}: log loss {tried[l2, dropout]:.4f}"
+            print(f"{said} on validation", file=sys.stderr)
+        l2, dropout = min(tried, key=lambda key: tried[key])
+        self.settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
+
+    def fitted(self, settings: Rank, seed: int) -> tuple[nn.Module, Platt, Floats]:
+        shape = Shape(
+            vocab=self.encoding.vocab,
+            numbers=len(self.encoding.mean),
+            width=settings.width,
+            hidden=settings.hidden,
+            dropout=settings.dropout,
+        )
+        made = fit(lambda: MODELS["deepfm"](shape), self.train, self.valid, settings, seed)
+        logits = predict(made.model, self.valid.inputs)[:, 0]
+        return made.model, Platt.fit(logits, self.valid.labels), logits
+
+
+def onehot(encoding: Encoding, rows: Rows) -> sparse.csr_matrix:
+    """(N, codes + numbers) what the regression sees."""
+    found = encoding(rows.raw)
+    starts = np.concatenate([[0], np.cumsum(encoding.vocab)])
+    n, fields = found.ids.shape
+    columns = (found.ids + starts[:-1]).ravel()
+    shape = n, int(starts[-1])
+    ones = np.ones(n * fields, np.float32)
+    return sparse.csr_matrix(
+        sparse.hstack(
+            [
+                sparse.csr_matrix((ones, columns, np.arange(0, n * fields + 1, fields)), shape),
+                sparse.csr_matrix(found.numbers),
+            ]
+        )
+    )
+
+
+def row(
+    method: str, valid: tuple[Array, Array], test: tuple[Array, Array], s: float
+) -> dict[str, Any]:
+    """Each split as labels and probabilities."""
+    low, high = _interval(*test)
+    return {
+        "method": method,
+        "valid AUC": auc(*valid),
+        "valid log loss": log_loss(*valid),
+        "test AUC": auc(*test),
+        "from": low,
+        "to": high,
+        "test log loss": log_loss(*test),
+        "s": s,
+        "peak MB": harness.peak_mb(),
+    }
+
+
+def _interval(labels: Array, p: Array) -> tuple[float, float]:
+    """Of the AUC as a mean over the positives: how many negatives each one is above."""
+    negatives = np.sort(p[labels == 0])
+    own = p[labels > 0]
+    above = np.searchsorted(negatives, own, "left") + np.searchsorted(negatives, own, "right")
+    return bootstrap_interval(above / (2 * len(negatives)))
+
+
+def measured(
+    train: Rows, valid: Rows, test: Rows, sizes: list[int], seeds: int
+) -> list[dict[str, Any]]:
+    begin = time.perf_counter()
+    deep = Deep(train, valid, sizes)
+    tuned = time.perf_counter() - begin
+    rows = []
+    for seed in range(seeds):
+        begin = time.perf_counter()
+        model, platt, logits = deep.fitted(deep.settings, seed)
+        took = time.perf_counter() - begin
+        told = f"L2 {deep.settings.embedding_l2:g}, dropout {deep.settings.dropout:g}"
+        p = platt(predict(model, test.table(deep.encoding).inputs)[:, 0])
+        name = f"DeepFM, seed {seed}, {told}"
+        rows.append(row(name, (valid.labels, platt(logits)), (test.labels, p), took))
+    rows[0]["s"] += tuned
+    begin = time.perf_counter()
+    matrices = [onehot(deep.encoding, part) for part in (train, valid, test)]
+    best: tuple[float, Any] = np.inf, None
+    for c in STRENGTHS:
+        peer = LogisticRegression(C=c, max_iter=1000).fit(matrices[0], train.labels)
+        worth = log_loss(valid.labels, sigmoid(peer.decision_function(matrices[1])))
+        if worth < best[0]:
+            best = worth, peer
+    found = [sigmoid(best[1].decision_function(matrix)) for matrix in matrices[1:]]
+    took = time.perf_counter() - begin
+    name = f"logistic, C {best[1].C:g}"
+    rows.append(row(name, (valid.labels, found[0]), (test.labels, found[1]), took))
+    return rows
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with train.parquet and test.parquet.")],
+    seeds: Annotated[int, typer.Option(help="Networks, one a seed.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """DeepFM beside a logistic regression."""
+    train, valid, test, sizes = splits(data)
+    rows = measured(train, valid, test, sizes, seeds)
+    counts = " + ".join(f"{len(part.labels):,}" for part in (train, valid, test))
+    harness.show(
+        "ctr",
+        f"{data.name}: {counts} rows, {train.raw.ids.shape[1]} categories, "
+        f"{train.raw.numbers.shape[1]} numbers",
+        rows,
+        as_json,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,179 @@
+"""
+What a user meets next, by the order of what was met before: `python -m benchmarks.sequence DIR`.
+
+DIR has sequences.parquet: (user, items: a list in order) or (user, item, pos). Of a sequence of
+three items or more the last is the test's, the one before it validation's; shorter ones are trained
+on. All items are ranked but those met before; with `--negatives 100` the wanted item is ranked
+among so many drawn items that the user never met, as SASRec was measured.
+
+The network is the encoder of the transformer ranker (rank/next_item.py). It stops where NDCG@10 of
+validation does, and the test is looked at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks import behaviour, harness
+from funnel.metrics import bootstrap_interval
+from funnel.types import Array, Floats
+from rank.next_item import NextItem, Sequences, Training, fit, ranks, ranks_among
+
+AT = 10
+DEFAULTS = Training()
+
+
+def read(path: Path) -> Sequences:
+    offsets, items = behaviour.sequences(path / "sequences.parquet")
+    return Sequences(items.astype(np.int64), offsets.astype(np.int64))
+
+
+def unmet(sequences: Sequences, items: int, count: int, seed: int) -> Array:
+    """(R, count) items drawn evenly of those that each user never met."""
+    draw = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(len(sequences)), sequences.lengths)
+    met = np.sort(owner * items + sequences.items)
+    drawn = draw.integers(0, items, (len(sequences), count))
+    users = np.arange(len(sequences))[:, None]
+    while True:
+        keys = users * items + drawn
+        at = np.minimum(np.searchsorted(met, keys), len(met) - 1)
+        again = met[at] == keys
+        if not again.any():
+            return drawn
+        drawn[again] = draw.integers(0, items, int(again.sum()))
+
+
+class Split:
+    """Everyone with three items or more, asked for the last but `without`."""
+
+    def __init__(self, every: Sequences, without: int, training: Training, others: Array | None):
+        users = np.flatnonzero(every.lengths >= 3)
+        ends = every.offsets[users + 1] - 1 - without
+        starts = every.offsets[users]
+        self.goals = every.items[ends]
+        self.past = _cut(every, np.maximum(ends - training.past, starts), ends)
+        self.seen = _cut(every, starts, ends)
+        self.others = None if others is None else others[users]
+
+    def ranks(self, model: NextItem) -> Floats:
+        """(users,) places above each wanted item."""
+        with torch.inference_mode():
+            if self.others is None:
+                return ranks(model, self.past, self.goals, self.seen)
+            return ranks_among(model, self.past, self.goals, self.others)
+
+    def popular(self, counts: Array) -> Floats:
+        """The same by how often an item was met."""
+        noise = np.random.default_rng(0).random(len(counts))
+        order = np.argsort(np.lexsort((noise, counts))).astype(np.float64)  # higher is better
+        if self.others is not None:
+            above = (order[self.others] > order[self.goals][:, None]).sum(1)
+        else:
+            above = len(counts) - 1 - order[self.goals]
+            owner = np.repeat(np.arange(len(self.goals)), self.seen.lengths)
+            key = np.unique(owner * len(counts) + self.seen.items)
+            owner, met = key // len(counts), key % len(counts)
+            better = order[met] > order[self.goals][owner]
+            above = above - np.bincount(owner, better, len(self.goals))
+        return np.asarray(above, np.float32)
+
+
+def _cut(every: Sequences, starts: Array, ends: Array) -> Sequences:
+    offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+    owner = np.repeat(np.arange(len(starts)), ends - starts)
+    at = np.arange(offsets[-1]) + (starts - offsets[:-1])[owner]
+    return Sequences(every.items[at], offsets)
+
+
+def figures(places: Floats) -> dict[str, float]:
+    hit = places < AT
+    return {"HR@10": float(hit.mean()), "NDCG@10": float((hit / np.log2(places + 2)).mean())}
+
+
+def row(method: str, valid: Floats, test: Floats, seconds: float) -> dict[str, Any]:
+    low, high = bootstrap_interval((test < AT) / np.log2(test + 2))
+    return {
+        "method": method,
+        **{f"valid {name}": value for name, value in figures(valid).items()},
+        **{f"test {name}": value for name, value in figures(test).items()},
+        "NDCG@10 from": low,
+        "to": high,
+        "s": seconds,
+        "peak MB": harness.peak_mb(),
+    }
+
+
+def measured(
+    every: Sequences, training: Training, negatives: int, seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    items = int(every.items.max()) + 1
+    others = [unmet(every, items, negatives, seed) if negatives else None for seed in (1, 2)]
+    valid, test = (
+        Split(every, without, training, drawn)
+        for without, drawn in zip((1, 0), others, strict=True)
+    )
+    learned = _learned(every)
+    begin = time.perf_counter()
+    counts = np.bincount(learned.items, minlength=items)
+    rows = [
+        row("popular", valid.popular(counts), test.popular(counts), time.perf_counter() - begin)
+    ]
+    for seed in seeds:
+        begin = time.perf_counter()
+        found = fit(
+            learned,
+            items,
+            training,
+            lambda model: figures(valid.ranks(model))["NDCG@10"],
+            seed,
+            partial(_told, begin),
+        )
+        name = f"transformer, seed {seed}, {found.best + 1} epochs"
+        took = time.perf_counter() - begin
+        rows.append(row(name, valid.ranks(found.model), test.ranks(found.model), took))
+    return rows
+
+
+def _told(begin: float, epoch: int, judged: float) -> None:
+    took = time.perf_counter() - begin
+    print(f"epoch {epoch + 1}: validation NDCG@10 {judged:.4f}, {took:.0f} s", file=sys.stderr)
+
+
+def _learned(every: Sequences) -> Sequences:
+    """Without the last two items of those who are asked."""
+    lengths = np.where(every.lengths >= 3, every.lengths - 2, every.lengths)
+    return _cut(every, every.offsets[:-1], every.offsets[:-1] + lengths)
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with sequences.parquet.")],
+    negatives: Annotated[int, typer.Option(help="Drawn items; 0: all are ranked.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Networks, one a seed.")] = 1,
+    epochs: Annotated[int, typer.Option(help="At most.")] = DEFAULTS.epochs,
+    sampled: Annotated[
+        int, typer.Option(help="Items of the softmax in training; 0: all.")
+    ] = DEFAULTS.negatives,
+    dropout: Annotated[float, typer.Option(help="Of the network.")] = DEFAULTS.dropout,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """The transformer on the next item: leave one out."""
+    every = read(data)
+    training = Training(epochs=epochs, negatives=sampled, dropout=dropout)
+    rows = measured(every, training, negatives, range(seeds))
+    items = int(every.items.max()) + 1
+    told = f"{data.name}: {len(every):,} users, {items:,} items, {len(every.items):,} actions"
+    harness.show("sequence", told, rows, as_json)
+
+
+if __name__ == "__main__":
+    typer.run(main)
