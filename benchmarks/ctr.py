@@ -5,8 +5,10 @@ DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of tra
 `label`, and features that are numbers where their type is float and categories otherwise. The
 model, its encoding of rare and unheard codes and its training loop are those of the rank stage;
 every row is a request of one candidate. The strength of the embeddings' L2 and the dropout are
-those with the best log loss on validation, among the few that are tried; the test is looked at once
-a seed. `logistic` is scikit-learn's regression on the same codes, its strength chosen the same way.
+those with the best log loss on validation, among the few that are tried. With them, and for as
+many epochs as were best, it learns from train and validation together; so does `logistic`, the
+regression of scikit-learn on the same codes, its strength chosen the same way. The test is looked
+at once a model.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from rank.models import MODELS
 from rank.train import Table, fit, predict
 from rank.value import Platt, sigmoid
 
-L2 = (1e-4, 1e-3, 1e-2)
+L2 = (1e-3, 1e-2, 3e-2)
 DROPOUT = (0.0, 0.5)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)
 SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=1e-3)
@@ -59,6 +61,18 @@ class Rows:
             owner=np.arange(len(rows)),
         )
         return Rows(raw, self.labels[rows])
+
+    def joined(self, other: Rows) -> Rows:
+        one, two = self.raw, other.raw
+        n = len(self.labels) + len(other.labels)
+        raw = Raw(
+            np.concatenate([one.ids, two.ids]),
+            np.concatenate([one.numbers, two.numbers]),
+            np.concatenate([one.bags, two.bags]),
+            Histories.none(n),
+            np.arange(n),
+        )
+        return Rows(raw, np.concatenate([self.labels, other.labels]))
 
     def table(self, encoding: Encoding) -> Table:
         n = len(self.labels)
@@ -110,7 +124,7 @@ class Deep:
     def __init__(self, train: Rows, valid: Rows, sizes: list[int]):
         self.encoding = Encoding.fit(train.raw, sizes, [])
         self.train, self.valid = (rows.table(self.encoding) for rows in (train, valid))
-        self.settings = SETTINGS
+        self.sizes = sizes
         tried = {}
         for l2, dropout in product(L2, DROPOUT):
             settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
@@ -121,17 +135,29 @@ class Deep:
         l2, dropout = min(tried, key=lambda key: tried[key])
         self.settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
 
-    def fitted(self, settings: Rank, seed: int) -> tuple[nn.Module, Platt, Floats]:
-        shape = Shape(
-            vocab=self.encoding.vocab,
-            numbers=len(self.encoding.mean),
+    def fitted(self, settings: Rank, seed: int) -> tuple[int, Platt, Floats]:
+        """Epochs, scale and logits of validation."""
+        shape = self.shape(self.encoding, settings)
+        made = fit(lambda: MODELS["deepfm"](shape), self.train, self.valid, settings, seed)
+        logits = predict(made.model, self.valid.inputs)[:, 0]
+        return made.best + 1, Platt.fit(logits, self.valid.labels), logits
+
+    def whole(self, every: Rows, epochs: int, seed: int) -> tuple[nn.Module, Encoding]:
+        """Learned from everything."""
+        encoding = Encoding.fit(every.raw, self.sizes, [])
+        shape = self.shape(encoding, self.settings)
+        table = every.table(encoding)
+        settings = self.settings.model_copy(update={"epochs": epochs})
+        return fit(lambda: MODELS["deepfm"](shape), table, table, settings, seed).model, encoding
+
+    def shape(self, encoding: Encoding, settings: Rank) -> Shape:
+        return Shape(
+            vocab=encoding.vocab,
+            numbers=len(encoding.mean),
             width=settings.width,
             hidden=settings.hidden,
             dropout=settings.dropout,
         )
-        made = fit(lambda: MODELS["deepfm"](shape), self.train, self.valid, settings, seed)
-        logits = predict(made.model, self.valid.inputs)[:, 0]
-        return made.model, Platt.fit(logits, self.valid.labels), logits
 
 
 def onehot(encoding: Encoding, rows: Rows) -> sparse.csr_matrix:
@@ -183,35 +209,42 @@ def measured(
 ) -> list[dict[str, Any]]:
     begin = time.perf_counter()
     deep = Deep(train, valid, sizes)
-    tuned = time.perf_counter() - begin
-    rows = []
+    every = train.joined(valid)
+    told = f"L2 {deep.settings.embedding_l2:g}, dropout {deep.settings.dropout:g}"
+    rows, sums = [], [np.zeros(len(part.labels)) for part in (valid, test)]
     for seed in range(seeds):
-        begin = time.perf_counter()
-        model, platt, logits = deep.fitted(deep.settings, seed)
-        took = time.perf_counter() - begin
-        told = f"L2 {deep.settings.embedding_l2:g}, dropout {deep.settings.dropout:g}"
-        p = platt(predict(model, test.table(deep.encoding).inputs)[:, 0])
-        name = f"DeepFM, seed {seed}, {told}"
-        rows.append(row(name, (valid.labels, platt(logits)), (test.labels, p), took))
-    rows[0]["s"] += tuned
+        epochs, platt, logits = deep.fitted(deep.settings, seed)
+        model, encoding = deep.whole(every, epochs, seed)
+        found = [platt(logits), platt(predict(model, test.table(encoding).inputs)[:, 0])]
+        sums = [total + p for total, p in zip(sums, found, strict=True)]
+        took, begin = time.perf_counter() - begin, time.perf_counter()
+        name = f"DeepFM, seed {seed}, {told}, {epochs} epochs"
+        rows.append(row(name, (valid.labels, found[0]), (test.labels, found[1]), took))
+    if seeds > 1:
+        means = [total / seeds for total in sums]
+        took = sum(one["s"] for one in rows)
+        name = f"the mean of these {seeds}"
+        rows.append(row(name, (valid.labels, means[0]), (test.labels, means[1]), took))
     begin = time.perf_counter()
-    matrices = [onehot(deep.encoding, part) for part in (train, valid, test)]
-    best: tuple[float, Any] = np.inf, None
+    matrices = [onehot(deep.encoding, part) for part in (train, valid)]
+    worth = {}
     for c in STRENGTHS:
         peer = LogisticRegression(C=c, max_iter=1000).fit(matrices[0], train.labels)
-        worth = log_loss(valid.labels, sigmoid(peer.decision_function(matrices[1])))
-        if worth < best[0]:
-            best = worth, peer
-    found = [sigmoid(best[1].decision_function(matrix)) for matrix in matrices[1:]]
+        p = sigmoid(peer.decision_function(matrices[1]))
+        worth[c] = log_loss(valid.labels, p), p
+    c = min(worth, key=lambda c: worth[c][0])
+    encoding = Encoding.fit(every.raw, sizes, [])
+    peer = LogisticRegression(C=c, max_iter=1000).fit(onehot(encoding, every), every.labels)
+    p = sigmoid(peer.decision_function(onehot(encoding, test)))
     took = time.perf_counter() - begin
-    name = f"logistic, C {best[1].C:g}"
-    rows.append(row(name, (valid.labels, found[0]), (test.labels, found[1]), took))
+    name = f"logistic, C {c:g}"
+    rows.append(row(name, (valid.labels, worth[c][1]), (test.labels, p), took))
     return rows
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder with train.parquet and test.parquet.")],
-    seeds: Annotated[int, typer.Option(help="Networks, one a seed.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Networks, one a seed.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """DeepFM beside a logistic regression."""

@@ -4,20 +4,42 @@ How fast the learned stages score, each beside its plain peer in the same run.
 prerank: `rows` candidates of `width` features, features given, 300 trees of 31 leaves; the peer is
 LightGBM's own `Booster.predict`. One request at a time on one thread, the two in turns. `floor ms`
 is what the comparisons take if every cycle does one vector instruction of eight of them at 3 GHz.
+
+deepfm: 500 candidates of 10 fields of width 10, layers 400-400-400; din and transformer: 500
+candidates and a history of 50, width 64. Codes are given. A peer has the same weights and is the
+paper's formula as it stands: the FM as a sum over pairs; the activation unit over [q, k, q - k,
+q * k] side by side; the history encoded once a candidate. The scores agree, which is checked.
+`floor ms` is what the FLOPs of the matrix products take at the speed that a large matrix product
+reaches on this core in the same run.
+
+`--training` says how many rows a second DeepFM of that shape and DIN learn from: DIN on histories
+as they are, ten actions in the mean and fifty at most, and on the same padded to fifty.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any
 
 import lightgbm as lgb
 import numpy as np
+import torch
 import typer
+from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks import harness
 from prerank.trees import flattened
+from rank.batch import GAPS, Batch, Encoded, Histories
+from rank.deepfm import DeepFM
+from rank.din import DIN
+from rank.fields import Shape
+from rank.train import Packed, Table, loss
+from rank.transformer import Transformer
 
 WARM = 5
 LANES, HERTZ = 8, 3e9
@@ -76,17 +98,203 @@ def prerank(rows: int, width: int, trees: int, leaves: int, times: int) -> list[
     return found
 
 
+VOCAB = 100_000  # codes of a field
+DEEP = Shape(vocab=(VOCAB,) * 10, width=10, hidden=(400, 400, 400))
+WIDE = Shape(
+    vocab=(VOCAB, 1000, 1000, 100), shared=(0, 1), width=32, hidden=(128, 64), actions=5, unit=64
+)
+
+
+def request(shape: Shape, candidates: int, past: int, seed: int = 0) -> Batch:
+    """One request."""
+    draw = np.random.default_rng(seed)
+    ids = np.stack([draw.integers(0, size, candidates) for size in shape.vocab], 1)
+    codes = [draw.integers(1, shape.vocab[field], past) for field in shape.shared]
+    return Batch.of(
+        Encoded(
+            ids.astype(np.int32),
+            np.zeros((candidates, 0), np.float32),
+            np.zeros((candidates, 0, 1), np.int32),
+            Histories(
+                np.stack(codes, 1).astype(np.int32) if codes else np.zeros((past, 0), np.int32),
+                draw.integers(0, shape.actions, past).astype(np.int32),
+                draw.integers(0, GAPS, past).astype(np.int32),
+                np.array([0, past]),
+            ),
+            np.zeros(candidates, np.int64),
+        )
+    )
+
+
+def plain_deepfm(model: DeepFM, batch: Batch) -> Tensor:
+    """Equation 2 as a sum over pairs."""
+    v, first = model.table(batch)
+    crossed = [
+        (v[:, i] * v[:, j]).sum(1) for i in range(v.shape[1]) for j in range(i + 1, v.shape[1])
+    ]
+    wide = first + torch.stack(crossed).sum(0)
+    found: Tensor = (
+        wide[:, None] * model.ends.scale + model.ends.bias + model.ends.deep(v.flatten(1))
+    )
+    return found
+
+
+def plain_din(model: DIN, batch: Batch) -> Tensor:
+    """The unit's first layer over all four parts of every pair."""
+    v, first = model.table(batch)
+    past, more = model.table.pooled(batch)
+    q, k = model.actions.candidates(v), model.actions.past(model.table, batch)
+    unit = model.unit
+    layer = torch.cat(
+        [unit.query.weight, unit.key.weight, 0 * unit.key.weight, unit.product.weight], 1
+    )
+    queries = q[:, None].expand(-1, len(k), -1)
+    keys = k[None].expand(len(q), -1, -1)
+    parts = torch.cat([queries, keys, queries - keys, queries * keys], 2)
+    weights = unit.out(F.relu(F.linear(parts, layer, unit.query.bias)))
+    own = (weights * keys).sum(1)
+    v = torch.cat([v, past[batch.owner]], 1)
+    found: Tensor = model.ends(v, first + more[batch.owner], batch.numbers, own, own * q)
+    return found
+
+
+def plain_transformer(model: Transformer, batch: Batch) -> Tensor:
+    """Every candidate with a copy of the history."""
+    n, h = len(batch.owner), len(batch.codes)
+    copies = batch._replace(
+        codes=batch.codes.repeat(n, 1),
+        actions=batch.actions.repeat(n),
+        gaps=batch.gaps.repeat(n),
+        offsets=torch.arange(n + 1) * h,
+        owner=torch.arange(n),
+    )
+    found: Tensor = model(copies)
+    return found
+
+
+def layers(shape: Shape, candidates: int, inputs: int) -> float:
+    """FLOPs of the MLP."""
+    widths = (inputs, *shape.hidden, 1)
+    return 2.0 * candidates * sum(a * b for a, b in pairwise(widths))
+
+
+def flops(name: str, candidates: int, past: int) -> float:
+    """Of the matrix products of one request."""
+    if name == "deepfm":
+        return layers(DEEP, candidates, len(DEEP.vocab) * DEEP.width)
+    unit, joined = WIDE.unit, len(WIDE.shared) * WIDE.width
+    fields = len(WIDE.vocab) + len(WIDE.shared)
+    found = layers(WIDE, candidates, fields * WIDE.width + 2 * unit)
+    found += 2.0 * (candidates + past) * joined * unit
+    if name == "din":
+        hidden = 36
+        products = candidates * past * unit * hidden + candidates * past * (hidden + unit)
+        return found + 2.0 * (products + (candidates + past) * unit * hidden)
+    block = past * unit * unit * (3 + 1 + 2 + 2) + 2 * past * past * unit
+    attend = (candidates + 2 * past) * unit * unit + 2 * candidates * past * unit
+    return found + 2.0 * (block + attend)
+
+
+def peak() -> float:
+    """FLOPs a second of a large matrix product on one thread."""
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    spent = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        torch.mm(a, b)
+        spent.append(time.perf_counter() - begin)
+    return 2 * 1024.0**3 / float(np.median(spent))
+
+
+def networks(candidates: int, past: int, times: int) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    fast, found = peak(), list[dict[str, Any]]()
+    pairs: list[tuple[str, Any, Any, Batch]] = [
+        ("deepfm", DeepFM(DEEP), plain_deepfm, request(DEEP, candidates, 0)),
+        ("din", DIN(WIDE), plain_din, request(WIDE, candidates, past)),
+        ("transformer", Transformer(WIDE), plain_transformer, request(WIDE, candidates, past)),
+    ]
+    with torch.inference_mode():
+        for name, model, plain, batch in pairs:
+            model.eval()
+            torch.testing.assert_close(model(batch), plain(model, batch), atol=1e-5, rtol=1e-5)
+            methods = {name: partial(model, batch), f"plain {name}": partial(plain, model, batch)}
+            own = rows_of(in_turns(methods, times), f"plain {name}", candidates)
+            floor = 1e3 * flops(name, candidates, past) / fast
+            own[0] |= {"ready s": float("nan"), "floor ms": floor}
+            own[1] |= {"ready s": float("nan"), "floor ms": float("nan")}
+            found += own
+    return found
+
+
+def learned(shape: Shape, model: Any, rows: int, past: int, mean: int, padded: bool) -> float:
+    """Rows a second of one pass over as many rows, a row a request, batches of 1,024."""
+    draw = np.random.default_rng(0)
+    lengths = np.minimum(draw.geometric(1 / mean, rows), past) if past else np.zeros(rows, int)
+    offsets = np.arange(rows + 1) * past if padded else np.concatenate([[0], np.cumsum(lengths)])
+    total = int(offsets[-1])
+    codes = [draw.integers(1, shape.vocab[field], total) for field in shape.shared]
+    past_codes = np.stack(codes, 1) if codes else np.zeros((total, 0))
+    inputs = Encoded(
+        np.stack([draw.integers(0, size, rows) for size in shape.vocab], 1).astype(np.int32),
+        np.zeros((rows, 0), np.float32),
+        np.zeros((rows, 0, 1), np.int32),
+        Histories(
+            past_codes.astype(np.int32),
+            np.ones(total, np.int32),
+            np.ones(total, np.int32),
+            offsets.astype(np.int64),
+        ),
+        np.arange(rows),
+    )
+    labels = (draw.random(rows) < 0.25).astype(np.float32)
+    table = Table(inputs, labels, np.arange(rows, dtype=np.int32), np.ones(rows, np.float32))
+    data = Packed.of(table, torch.device("cpu"))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    model.train()
+    spent = []
+    for requests in data.batches(1024, shuffle=True):
+        begin = time.perf_counter()
+        batch, wanted = data.take(requests)
+        value = loss(model(batch), wanted, batch.owner, data.weights[requests])
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimizer.step()
+        spent.append(time.perf_counter() - begin)
+    return 1024 / float(np.median(spent))
+
+
+def training(rows: int) -> list[dict[str, Any]]:
+    torch.set_num_threads(2)
+    deep = replace(DEEP, vocab=(10_000,) * 10)
+    wide = replace(WIDE, vocab=(10_000, 1000, 1000, 100))
+    found = {
+        "deepfm": learned(deep, DeepFM(deep), rows, 0, 1, False),
+        "din, packed histories": learned(wide, DIN(wide), rows, 50, 10, False),
+        "din, padded to 50": learned(wide, DIN(wide), rows, 50, 10, True),
+    }
+    return [{"method": name, "rows/s": value} for name, value in found.items()]
+
+
 def main(
     rows: Annotated[int, typer.Option(help="candidates of prerank")] = 2000,
     width: Annotated[int, typer.Option(help="features of prerank")] = 60,
     trees: Annotated[int, typer.Option()] = 300,
     leaves: Annotated[int, typer.Option(help="of a tree")] = 31,
+    candidates: Annotated[int, typer.Option(help="of rank")] = 500,
+    past: Annotated[int, typer.Option(help="actions of a history")] = 50,
     times: Annotated[int, typer.Option(help="requests of each")] = 100,
+    train: Annotated[
+        bool, typer.Option("--training", help="how fast they learn, on two threads")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
 ) -> None:
     """How fast the learned stages score."""
-    found = prerank(rows, width, trees, leaves, times)
-    harness.show("rank_speed", f"{rows:,} rows, {trees} trees of {leaves} leaves", found, as_json)
+    if train:
+        harness.show("rank_speed", "training, batches of 1,024", training(50_000), as_json)
+        return
+    found = prerank(rows, width, trees, leaves, times) + networks(candidates, past, times)
+    harness.show("rank_speed", f"{rows:,} rows, {candidates} candidates", found, as_json)
 
 
 if __name__ == "__main__":

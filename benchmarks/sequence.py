@@ -164,11 +164,14 @@ def main(
         int, typer.Option(help="Items of the softmax in training; 0: all.")
     ] = DEFAULTS.negatives,
     dropout: Annotated[float, typer.Option(help="Of the network.")] = DEFAULTS.dropout,
+    temperature: Annotated[
+        float, typer.Option(help="Of the cosines that score; 0: plain products.")
+    ] = DEFAULTS.temperature,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """The transformer on the next item: leave one out."""
     every = read(data)
-    training = Training(epochs=epochs, negatives=sampled, dropout=dropout)
+    training = Training(epochs=epochs, negatives=sampled, dropout=dropout, temperature=temperature)
     rows = measured(every, training, negatives, range(seeds))
     items = int(every.items.max()) + 1
     told = f"{data.name}: {len(every):,} users, {items:,} items, {len(every.items):,} actions"

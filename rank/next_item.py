@@ -59,10 +59,10 @@ class Training:
     dropout: float = 0.5
     batch: int = 128  # sequences
     learning_rate: float = 1e-3
-    epochs: int = 60
+    epochs: int = 40
     patience: int = 4  # epochs without an improvement on validation
-    negatives: int = 0  # drawn evenly and shared by a batch; 0: all items
-    smoothing: float = 0.0
+    negatives: int = 2048  # drawn evenly and shared by a batch; 0: all items
+    temperature: float = 0.1  # of cosines between states and items; 0: plain products
 
 
 class NextItem(nn.Module):
@@ -72,11 +72,17 @@ class NextItem(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
         dropout, past = training.dropout, training.past
         self.encoder = Encoder(training.unit, training.blocks, past, dropout)
+        self.scale = 1 / training.temperature if training.temperature else 0.0
 
     def forward(self, items: Tensor, offsets: Tensor) -> Tensor:
         """items (S,), offsets (R + 1,) -> (S, U) the state after each item"""
         states: Tensor = self.encoder(self.embed(items), offsets)
-        return states
+        return F.normalize(states, dim=1) * self.scale if self.scale else states
+
+    def table(self) -> Tensor:
+        """(V, U) what states are multiplied with."""
+        table = self.embed.weight
+        return F.normalize(table, dim=1) if self.scale else table
 
     def last(self, sequences: Sequences) -> Tensor:
         """(R, U) the state at each sequence's end; of an empty one zeros."""
@@ -150,22 +156,22 @@ def _loss(
     at = spread(offsets[chosen], own)
     states = model(items[at], own)  # (S, U)
     targets = items[at + 1]
-    table = model.embed.weight
+    table = model.table()
     if not training.negatives:
-        return F.cross_entropy(states @ table.T, targets, label_smoothing=training.smoothing)
+        return F.cross_entropy(states @ table.T, targets)
     drawn = torch.randint(len(table), (training.negatives,), device=table.device)
     # Drawn evenly, a negative stands for V / negatives items.
     behind = float(np.log(len(table) / training.negatives))
-    logits = states @ model.embed(drawn).T + behind  # (S, negatives)
+    logits = states @ table[drawn].T + behind  # (S, negatives)
     logits = logits.masked_fill(drawn == targets[:, None], -torch.inf)
-    right = (states * model.embed(targets)).sum(1, keepdim=True)
+    right = (states * table[targets]).sum(1, keepdim=True)
     every = torch.cat([right, logits], 1)
     return F.cross_entropy(every, every.new_zeros(len(every), dtype=torch.int64))
 
 
 def ranks(model: NextItem, past: Sequences, goals: Array, seen: Sequences | None) -> Floats:
     """(R,) how many items score above each goal, those of `seen` left out; ties count half."""
-    states, table = model.last(past), model.embed.weight
+    states, table = model.last(past), model.table()
     found = np.empty(len(past))
     for start in range(0, len(past), CHUNK):
         scores = (states[start : start + CHUNK] @ table.T).cpu().numpy()
@@ -183,7 +189,7 @@ def ranks(model: NextItem, past: Sequences, goals: Array, seen: Sequences | None
 
 def ranks_among(model: NextItem, past: Sequences, goals: Array, others: Array) -> Floats:
     """(R,) how many of `others` (R, K) score above each goal; ties count half."""
-    states, table = model.last(past), model.embed.weight
+    states, table = model.last(past), model.table()
     every = np.concatenate([goals[:, None], others], 1)
     scores = np.concatenate(
         [

@@ -1,0 +1,95 @@
+"""The benchmarks of the learned stages, on tables made up here."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from benchmarks import ctr, ltr, sequence
+from benchmarks.rank_speed import (
+    DEEP,
+    WIDE,
+    plain_deepfm,
+    plain_din,
+    plain_transformer,
+    request,
+)
+from rank.deepfm import DeepFM
+from rank.din import DIN
+from rank.next_item import Sequences, Training
+from rank.transformer import Transformer
+
+
+def test_ltr_learns_and_sums_as_lightgbm_does(tmp_path):
+    draw = np.random.default_rng(0)
+    for name, queries in (("train", 60), ("test", 30)):
+        n = queries * 12
+        matrix = draw.random((n, 3)).astype(np.float32)
+        grade = (matrix[:, 0] * 3 + draw.random(n)).astype(np.int8)
+        columns = {"grade": grade, "query_id": np.repeat(np.arange(queries), 12)}
+        columns |= {f"f{i}": matrix[:, i] for i in range(3)}
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    train, test = (
+        ltr.read(tmp_path / f"{name}.parquet", ["f0", "f1", "f2"]) for name in ("train", "test")
+    )
+    assert train.sizes.tolist() == [12] * 60
+    rows = ltr.measured(train, None, test)
+    assert rows[0]["NDCG@10"] > 0.9
+    assert {k: rows[1][k] for k in ("NDCG@1", "NDCG@10")} == pytest.approx(
+        {k: rows[2][k] for k in ("NDCG@1", "NDCG@10")}
+    )
+
+
+def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknown(tmp_path):
+    draw = np.random.default_rng(0)
+    for name, n in (("train", 1500), ("test", 600)):
+        kind, amount = draw.integers(0, 6, n), draw.normal(size=n)
+        p = 1 / (1 + np.exp(-(2.0 * (kind % 2) - 1 + amount)))
+        table = {
+            "label": (draw.random(n) < p).astype(np.int8),
+            "kind": [f"k{k}" if name == "train" or k else "unheard" for k in kind],
+            "amount": amount,
+        }
+        pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    train, valid, test, sizes = ctr.splits(tmp_path)
+    assert (len(train.labels), len(valid.labels), sizes) == (1350, 150, [7])
+    assert (test.raw.ids == 0).any()
+    rows = ctr.measured(train, valid, test, sizes, seeds=1)
+    assert rows[0]["test AUC"] > 0.72
+    assert rows[-1]["test AUC"] > 0.72
+
+
+def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
+    lists = [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
+    every = Sequences(np.concatenate(lists).astype(np.int64), np.array([0, 4, 6, 9]))
+    others = sequence.unmet(every, 10, 200, seed=0)
+    for user, met in enumerate(lists):
+        assert not np.isin(others[user], met).any()
+    valid, test = (sequence.Split(every, k, Training(past=2), None) for k in (1, 0))
+    assert test.goals.tolist() == [3, 8]
+    assert valid.goals.tolist() == [2, 7]
+    assert test.past.items.tolist() == [1, 2, 6, 7]
+    assert test.seen.items.tolist() == [0, 1, 2, 6, 7]
+    assert sequence._learned(every).items.tolist() == [0, 1, 4, 5, 6]
+
+
+def test_popularity_ranks_by_counts_without_what_was_met():
+    every = Sequences(np.array([0, 1, 2, 3], np.int64), np.array([0, 4]))
+    test = sequence.Split(every, 0, Training(), None)
+    counts = np.array([9, 8, 7, 3, 5, 1])  # above item 3: 0, 1 and 2, which were met, and 4
+    assert test.popular(counts).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "plain"),
+    [(DeepFM, DEEP, plain_deepfm), (DIN, WIDE, plain_din), (Transformer, WIDE, plain_transformer)],
+)
+def test_what_serves_equals_its_plain_peer(kind, shape, plain):
+    torch.manual_seed(0)
+    model = kind(shape).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1)
+        batch = request(shape, 20, 7)
+        torch.testing.assert_close(model(batch), plain(model, batch), rtol=1e-4, atol=1e-4)
