@@ -72,7 +72,7 @@ def test_it_learns_what_follows_what(negatives):
     training = Training(**{**vars_of(SMALL), "negatives": negatives})
     found = fit(past, 20, training, judge, seed=1)
     with torch.inference_mode():
-        assert judge(found.model) > 0.95
+        assert judge(found.model) > 0.9
     assert found.judged[found.best] == max(found.judged)
 
 
