@@ -573,7 +573,7 @@ def evaluate(
 
     from funnel.evaluate import evaluate as run
     from funnel.generation import Generation, current
-    from funnel.pipeline import offline
+    from funnel.pipeline import offline, ranked
     from funnel.show import evaluation
 
     settings = load(config)
@@ -588,6 +588,7 @@ def evaluate(
             scene or list(settings.scenes),
             most,
             lambda name, done, total: tell(f"evaluating {name}", done, total),
+            lambda counters: ranked(opened, settings, counters),
         )
     _print({r.scene: r for r in reports}, as_json, Group(*map(evaluation, reports)))
 

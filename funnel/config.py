@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from funnel.errors import BadConfig
 from funnel.extra import Fold, Of, problem, span_days
+from funnel.formula import Formula
 
 ACTIONS = ("impression", "click", "cart", "purchase", "like", "dislike", "rating")
 CHANNELS = (
@@ -233,6 +234,13 @@ class Learned(Section):
     )
 
 
+class Ranked(Learned):
+    value: str = Field(
+        "",
+        description="formula to order by, such as `p.click + 4 * p.purchase`; empty: column `rank`",
+    )
+
+
 class Rerank(Section):
     budget_ms: Positive = Field(10, description="time before the plain top of rank is used")
     near_duplicates: bool = Field(True, description="one item of a group of near-duplicates a page")
@@ -258,7 +266,7 @@ class Scene(Section):
     )
     recall: Recall = Field(default_factory=Recall)
     prerank: Learned = Field(default_factory=Learned)
-    rank: Learned = Field(default_factory=lambda: Learned(keep=50, budget_ms=35))
+    rank: Ranked = Field(default_factory=lambda: Ranked(keep=50, budget_ms=35))
     rerank: Rerank = Field(default_factory=Rerank)
     store_budget_ms: Positive = Field(5, description="time for the user's state")
     neighbours: int = Field(
@@ -499,6 +507,10 @@ class Config(Section):
                     )
             if not any(channel.limit for channel in scene.recall.channels.values()):
                 raise ValueError(f"scenes.{name}.recall.channels: no channel has a limit above 0")
+            try:
+                _ = scene.rank.value and Formula.parse(scene.rank.value)
+            except ValueError as error:
+                raise ValueError(f"scenes.{name}.rank.value: {error}") from error
         features, data = self.features, self.data
         if said := problem(features.extra, features, known, data.positive, data.categorical):
             raise ValueError(said)

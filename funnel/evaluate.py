@@ -29,11 +29,13 @@ from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval, mrr_at_k, ndcg_at_k, recall_at_k
 from funnel.passages import PARENT, representatives
 from funnel.pipeline import Pipeline
-from funnel.stage import Hydrator
+from funnel.stage import Hydrator, Stage
 from funnel.timeline import Events, Timeline, groups, read_events
 from funnel.types import Array, Candidates, Query, Rows
 
 DEPTH = 100
+FIRST = 20  # of rank's own order: what prerank should not have lost
+FAITHFUL = 200  # requests of a scene that this is measured on
 TEST_SHARE = 0.25  # of the queries, where the data set names no split
 
 
@@ -60,7 +62,9 @@ class Report:
     """What `funnel evaluate` prints for one scene.
 
     `orders`: ordering -> metric -> figure. `survival`: stage -> share of the relevant items that
-    are still there after it. `values`: ordering -> metric -> one value a request, for comparisons.
+    are still there after it. `fidelity`: share of what rank would put first among all recalled
+    candidates that prerank lets through; None without a rank model. `values`: ordering -> metric
+    -> one value a request, for comparisons.
     """
 
     scene: str
@@ -69,6 +73,7 @@ class Report:
     orders: Mapping[str, Mapping[str, Figure]]
     survival: Mapping[str, float]
     coverage: float
+    fidelity: float | None = None
     values: Mapping[str, Mapping[str, Array]] = field(default_factory=dict, repr=False)
 
 
@@ -190,16 +195,18 @@ def evaluate(
     scenes: Sequence[str],
     most: int = 1000,
     progress: Callable[[str, int, int], None] = lambda scene, done, total: None,
+    ranked: Callable[[Hydrator | None], Mapping[str, Stage]] = lambda counters: {},
 ) -> list[Report]:
     """One report a scene that the data set can measure.
 
     `pipelines(counters)` gives the funnels that read those item counters (`None`: those of the
-    generation's cut). Raises `BadData` where there is neither a graded query nor a held-out event.
+    generation's cut), `ranked(counters)` the scenes' prerank and rank together, cutting nothing
+    between. Raises `BadData` where there is neither a graded query nor a held-out event.
     """
     reports = [
         report
         for scene in scenes
-        if (report := _scene(generation, config, data, pipelines, scene, most, progress))
+        if (report := _scene(generation, config, data, pipelines, scene, most, progress, ranked))
     ]
     if not reports:
         raise BadData(
@@ -217,27 +224,43 @@ def _scene(
     scene: str,
     most: int,
     progress: Callable[[str, int, int], None],
+    ranked: Callable[[Hydrator | None], Mapping[str, Stage]],
 ) -> Report | None:
     searches = "bm25" in config.scene(scene).recall.channels
     graded = searches and has(data, "queries") and has(data, "qrels")
     measured: list[tuple[Case, dict[str, Candidates]]] = []
+    kept: list[float] = []
+
+    def measure(case: Case, funnel: Pipeline, whole: Stage | None) -> None:
+        left = funnel.trail(case.query)
+        measured.append((case, left))
+        if whole is not None and len(kept) < FAITHFUL and len(left["recall"]):
+            first = whole.run(case.query, left["recall"]).rows[:FIRST]
+            kept.append(float(np.isin(first, left["prerank"].rows).mean()))
+
     cases = graded_cases(generation, data, scene) if graded else []
     if cases:
         funnel = pipelines(None)[scene]
+        whole = ranked(None).get(scene)
         for case in cases:
-            measured.append((case, funnel.trail(case.query)))
+            measure(case, funnel, whole)
             progress(scene, len(measured), len(cases))
     elif scene != "similar" and (paths := _events(data, config)):
         past = generation.manifest.until
         events = read_events(paths, generation, since=past, marks=marks(Path(config.log.dir)))
         funnels: Mapping[str, Pipeline] | None = None
+        whole = None
         for timeline, case in held_out_cases(generation, config, events, scene, most):
-            funnels = funnels or pipelines(timeline.counters)
-            measured.append((case, funnels[scene].trail(case.query)))
+            if funnels is None:
+                funnels = pipelines(timeline.counters)
+                whole = ranked(timeline.counters).get(scene)
+            measure(case, funnels[scene], whole)
             progress(scene, len(measured), most)
     if not measured:
         return None
-    return report(generation, scene, "graded queries" if cases else "held-out events", measured)
+    kind = "graded queries" if cases else "held-out events"
+    found = report(generation, scene, kind, measured)
+    return replace(found, fidelity=float(np.mean(kept)) if kept else None)
 
 
 def _events(data: Path, config: Config) -> list[Path]:
@@ -288,7 +311,7 @@ def report(
         figures,
         {name: float(np.mean(shares)) for name, shares in survived.items()},
         len(shown) / max(len(generation.items), 1),
-        values,
+        values=values,
     )
 
 

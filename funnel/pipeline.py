@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from funnel.config import STAGES, Config, Scene
+from funnel.config import STAGES, Config, Scene, parse
 from funnel.generation import Generation
 from funnel.sort import Sorted, restored
 from funnel.stage import Chain, Deadline, Fallback, Hydrator, Observed, Stage
@@ -168,3 +168,22 @@ def offline(
         name: pipeline(stages, config.scenes[name], popular)
         for name, stages in local(generation, config, counters).items()
     }
+
+
+def ranked(
+    generation: Generation, config: Config, counters: Hydrator | None = None
+) -> dict[str, Stage]:
+    """What rank would put first if prerank cut nothing: scene -> prerank and rank of all that
+    recall gave. Scenes whose rank has no model are left out."""
+    from features.counts import Counts
+    from rank import usable
+
+    table = config.model_dump(mode="json")
+    names = [
+        name for name, scene in config.scenes.items() if usable(generation, name, scene.rank.model)
+    ]
+    for name in names:
+        table["scenes"][name]["prerank"]["keep"] = config.scenes[name].recall.keep
+    wide = parse(table)
+    stages = local(generation, wide, counters or Counts.open(generation), ("prerank", "rank"))
+    return {name: Chain((stages[name]["prerank"], stages[name]["rank"])) for name in names}

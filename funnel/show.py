@@ -161,8 +161,15 @@ def evaluation(report: Report) -> RenderableType:
             rows,
         ),
         table("share of the relevant items left after", STAGES, survival),
+        Text(_faithful(report.fidelity), style="dim"),
         Text(f"coverage: {report.coverage:.1%} of the catalogue in the first ten", style="dim"),
     )
+
+
+def _faithful(fidelity: float | None) -> str:
+    if fidelity is None:
+        return "prerank's fidelity: rank has no model here"
+    return f"prerank lets through {fidelity:.1%} of what rank would put first among all recalled"
 
 
 def _figure(figure: Figure) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from funnel.config import Config
-from funnel.errors import BadGeneration
+from funnel.errors import BadConfig, BadGeneration
+from funnel.formula import Formula
 from funnel.generation import Generation
 from funnel.stage import Chain, Cut, Hydrator, Score, Stage
 from funnel.types import Candidates, Query
-from rank.value import Blend, Head, Platt, Predicted
+from rank.value import Blend, Head, Platt, Predicted, Valued, known_names
+
+EVERY = 1 << 30  # candidates: none is cut
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,19 @@ def build(generation: Generation, config: Config, scene: str, counters: Hydrator
     network = Network.open(generation, config, scene)
     meta = generation.json(f"rank/{scene}/meta.json")
     heads = tuple(Head(h["action"], h["level"], Platt(**h["platt"])) for h in meta["heads"])
-    order = Score(Blend(**meta["blend"]), settings.keep, "rank")
-    return Chain((Counted(counters), Predicted(network, heads), order))
+    ranked = Counted(counters), Predicted(network, heads)
+    blend = Blend(**meta["blend"])
+    if not settings.value:
+        return Chain((*ranked, Score(blend, settings.keep, "rank")))
+    formula = Formula.parse(settings.value)
+    known = known_names(generation, heads, config.scene(scene).recall.channels)
+    for name in formula.names:
+        if name not in known:
+            raise BadConfig(
+                f"scenes.{scene}.rank.value: unknown name '{name}'; known: {', '.join(known)}"
+            )
+    value = Score(Valued(formula, generation.items), settings.keep, "value")
+    return Chain((*ranked, Score(blend, EVERY, "rank"), value))
 
 
 def usable(generation: Generation, scene: str, model: str) -> bool:

@@ -8,7 +8,7 @@ the requests that prerank was fitted to than it will ever be again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from funnel.types import Array, Candidates, Floats, Query
+from features.fold import DAY_MS
+from funnel.catalogue import Catalogue
+from funnel.formula import Formula
+from funnel.generation import Generation
+from funnel.types import Array, Candidates, Floats, Query, taken
 
-LOGIT = "rank.logit"
+LOGIT, AGE = "rank.logit", "age.days"
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -100,6 +104,47 @@ class Predicted:
     def run(self, query: Query, candidates: Candidates) -> Candidates:
         logits = self.network.logits(query, candidates)
         return candidates.with_columns({LOGIT: logits[:, 0], **probabilities(self.heads, logits)})
+
+
+def known_names(
+    generation: Generation, heads: Sequence[Head], channels: Iterable[str]
+) -> tuple[str, ...]:
+    """What a formula may name."""
+    items = generation.items
+    numbers = [f"item.{n}" for n in generation.config.data.numeric if items.has("number", n)]
+    return (
+        *(f"p.{head.action}" for head in heads),
+        "rank",
+        LOGIT,
+        "prerank",
+        "recall",
+        *(f"recall.{channel}" for channel in channels),
+        *numbers,
+        AGE,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Valued:
+    """A `Scorer`: the value of a formula; what it names and is not there is NaN."""
+
+    formula: Formula
+    items: Catalogue
+
+    def score(self, query: Query, candidates: Candidates) -> Floats:
+        columns = {name: self._column(name, query, candidates) for name in self.formula.names}
+        return self.formula(columns, len(candidates)).astype(np.float32)
+
+    def _column(self, name: str, query: Query, candidates: Candidates) -> Array:
+        if name in candidates.columns:
+            return candidates.columns[name]
+        own = "created_at" if name == AGE else name.removeprefix("item.")
+        if own == name or not self.items.has("number", own):
+            return np.full(len(candidates), np.nan)
+        with self.items.still():
+            numbers: Array = taken(self.items.numbers(own), candidates.rows, np.nan)
+        numbers = numbers.astype(np.float64)
+        return np.maximum(query.at - numbers, 0) / DAY_MS if name == AGE else numbers
 
 
 @dataclass(frozen=True, slots=True)

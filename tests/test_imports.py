@@ -12,7 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STAGES = ("recall", "prerank", "rank", "rerank")
 PACKAGES = ("funnel", *STAGES, "features", "jobs")
-LEAVES = ("funnel.types", "funnel.stage", "funnel.errors", "funnel.config", "funnel.extra")
+LEAVES = (
+    "funnel.types",
+    "funnel.stage",
+    "funnel.errors",
+    "funnel.config",
+    "funnel.extra",
+    "funnel.formula",
+)
 HEAVY = (
     "torch",
     "faiss",

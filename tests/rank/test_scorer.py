@@ -10,7 +10,7 @@ import torch
 
 from features.fold import ItemCounters
 from funnel.config import parse
-from funnel.errors import BadGeneration
+from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
 from funnel.log import read
 from funnel.stage import Cut
@@ -255,3 +255,32 @@ def test_positive_actions_are_the_configs(generation):
         a for a in actions if a in ("click", "cart", "purchase", "like")
     ]
     assert not liked[-1]
+
+
+def valued(config, value):
+    table = configured(config, "home", "on").model_dump(mode="json")
+    table["scenes"]["home"]["rank"]["value"] = value
+    return parse(table)
+
+
+def test_a_formula_of_the_config_orders_without_training(generation, work, logged):
+    counters = ItemCounters.open(generation)
+    query, found = logged[0].query, logged[0].candidates
+    settings = valued(work.config, "p.click * known(item.price, 0) - 0.001 * age.days")
+    kept = build(generation, settings, "home", counters).run(query, found)
+    every = build(generation, valued(work.config, "0 * rank"), "home", counters).run(query, found)
+    assert len(kept) == len(every) == 8
+    price = generation.items.numbers("price")[kept.rows]
+    created = generation.items.numbers("created_at")[kept.rows]
+    age = np.maximum(query.at - created, 0) / 86_400_000
+    expected = kept.columns["p.click"] * price - 0.001 * age
+    assert kept.scores == pytest.approx(expected, rel=1e-5)
+    assert (np.diff(kept.scores) <= 0).all()
+    assert np.array_equal(kept.columns["value"], kept.scores)
+    assert "rank" in kept.columns
+
+
+def test_a_name_that_nobody_knows_is_an_error_that_lists_those_there_are(generation, work):
+    settings = valued(work.config, "p.click * item.cost")
+    with pytest.raises(BadConfig, match=r"unknown name 'item\.cost'; known: p\.click.*item\.price"):
+        build(generation, settings, "home", ItemCounters.open(generation))
