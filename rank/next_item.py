@@ -102,7 +102,7 @@ class NextItem(nn.Module):
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
     model: NextItem  # of the best epoch, on the CPU, in evaluation mode
-    judged: tuple[float, ...]  # by epoch
+    judged: tuple[float, ...]  # by epoch; its place where nothing judged
     best: int
 
 
@@ -110,12 +110,14 @@ def fit(
     sequences: Sequences,
     items: int,
     training: Training,
-    judge: Callable[[NextItem], float],
+    judge: Callable[[NextItem], float] | None,
     seed: int = 0,
     progress: Callable[[int, float], None] = lambda epoch, judged: None,
+    until: int = 0,
 ) -> Learned:
     """Trains on every prefix of `sequences`, until `judge` (higher is better, called after every
-    epoch) stops rising; the learning rate falls by a cosine. A GPU is used where there is one."""
+    epoch) stops rising; without a judge for `until` epochs. The learning rate falls by a cosine
+    over `training.epochs` either way. A GPU is used where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kept = sequences.newest(training.past + 1)
     chosen = torch.from_numpy(np.flatnonzero(kept.lengths > 1))
@@ -126,7 +128,7 @@ def fit(
         optimizer = torch.optim.Adam(model.parameters(), training.learning_rate, fused=True)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
         judged, best, weights = list[float](), 0, copy.deepcopy(model.state_dict())
-        for epoch in range(training.epochs):
+        for epoch in range(training.epochs if judge else until):
             model.train()
             order = chosen[torch.randperm(len(chosen))]
             for own in torch.split(order, training.batch):
@@ -137,7 +139,7 @@ def fit(
             decay.step()
             model.eval()
             with torch.inference_mode():
-                judged.append(judge(model))
+                judged.append(judge(model) if judge else float(epoch))
             progress(epoch, judged[-1])
             if judged[-1] > judged[best] or epoch == 0:
                 best, weights = epoch, copy.deepcopy(model.state_dict())

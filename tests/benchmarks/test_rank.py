@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import ctr, ltr, sequence
+from benchmarks import ctr, interest, ltr, sequence
 from benchmarks.rank_speed import (
     DEEP,
     WIDE,
@@ -41,9 +41,14 @@ def test_ltr_learns_and_sums_as_lightgbm_does(tmp_path):
     )
 
 
-def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknown(tmp_path):
+def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknown(
+    tmp_path, monkeypatch
+):
+    small = ctr.SETTINGS.model_copy(update={"hidden": (16,), "epochs": 5})
+    for name, value in (("L2", (1e-3,)), ("DROPOUT", (0.0,)), ("SETTINGS", small)):
+        monkeypatch.setattr(ctr, name, value)
     draw = np.random.default_rng(0)
-    for name, n in (("train", 1500), ("test", 600)):
+    for name, n in (("train", 800), ("test", 600)):
         kind, amount = draw.integers(0, 6, n), draw.normal(size=n)
         p = 1 / (1 + np.exp(-(2.0 * (kind % 2) - 1 + amount)))
         table = {
@@ -53,7 +58,7 @@ def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknow
         }
         pq.write_table(pa.table(table), tmp_path / f"{name}.parquet")
     train, valid, test, sizes = ctr.splits(tmp_path)
-    assert (len(train.labels), len(valid.labels), sizes) == (1350, 150, [7])
+    assert (len(train.labels), len(valid.labels), sizes) == (720, 80, [7])
     assert (test.raw.ids == 0).any()
     rows = ctr.measured(train, valid, test, sizes, seeds=1)
     assert rows[0]["test AUC"] > 0.72
@@ -63,7 +68,7 @@ def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknow
 def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
     lists = [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
     every = Sequences(np.concatenate(lists).astype(np.int64), np.array([0, 4, 6, 9]))
-    others = sequence.unmet(every, 10, 200, seed=0)
+    others = sequence.unmet(every, 10, np.arange(3), 200, seed=0)
     for user, met in enumerate(lists):
         assert not np.isin(others[user], met).any()
     valid, test = (sequence.Split(every, k, Training(past=2), None) for k in (1, 0))
@@ -71,7 +76,7 @@ def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
     assert valid.goals.tolist() == [2, 7]
     assert test.past.items.tolist() == [1, 2, 6, 7]
     assert test.seen.items.tolist() == [0, 1, 2, 6, 7]
-    assert sequence._learned(every).items.tolist() == [0, 1, 4, 5, 6]
+    assert sequence._learned(every, 2).items.tolist() == [0, 1, 4, 5, 6]
 
 
 def test_popularity_ranks_by_counts_without_what_was_met():
@@ -93,3 +98,20 @@ def test_what_serves_equals_its_plain_peer(kind, shape, plain):
             parameter.normal_(std=0.1)
         batch = request(shape, 20, 7)
         torch.testing.assert_close(model(batch), plain(model, batch), rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_in_the_units_place_is_that_of_each_requests_actions():
+    k = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    lengths, owner = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2, 0])
+    offsets = torch.tensor([0, 2, 2, 3])
+    found = interest.Mean()(torch.zeros(4, 2), k, lengths, offsets, owner)
+    assert found.tolist() == [[2.0, 3.0], [0.0, 0.0], [5.0, 6.0], [2.0, 3.0]]
+
+
+def test_a_request_of_interest_has_what_the_user_met_before_and_the_next_item_first():
+    every = Sequences(np.array([3, 1, 2, 7, 8], np.int64), np.array([0, 3, 5]))
+    found = interest.table(every, np.array([2, 4]), np.array([0, 1]), np.array([[5], [6]]))
+    assert found.inputs.ids[:, 0].tolist() == [3, 6, 9, 7]
+    assert found.inputs.history.codes[:, 0].tolist() == [4, 2, 8]
+    assert found.inputs.history.offsets.tolist() == [0, 2, 3]
+    assert found.labels.tolist() == [1, 0, 1, 0]

@@ -1,0 +1,146 @@
+"""
+What an activation unit is worth: `python -m benchmarks.interest DIR`.
+
+DIR has sequences.parquet as in benchmarks.sequence. For every prefix of a sequence the next item is
+to be told from drawn items that the user never met, one or four for each. `DIN` is the ranker of
+rank/din.py, `mean pooling` the same network with the mean of the actions in the place of the unit;
+both are trained by the trainer of the rank stage, stop where validation does, and see the same
+rows. The last item of a sequence is the test's, the one before it validation's. gAUC is the mean
+over users of how many of 100 drawn items are below the wanted one; `more` is by how many points
+the unit is above the mean, with the 95 % bootstrap interval of the users' differences.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+
+from benchmarks import harness
+from benchmarks.sequence import read, unmet
+from funnel.config import Rank
+from funnel.metrics import bootstrap_interval
+from funnel.types import Array, Floats
+from rank.batch import Encoded, Histories
+from rank.din import DIN
+from rank.fields import Shape
+from rank.next_item import Sequences
+from rank.train import Table, fit, predict
+
+ASKED = 100  # drawn items of a user of validation and of the test
+SETTINGS = Rank(epochs=10, batch=1024, learning_rate=1e-3, embedding_l2=1e-5, dropout=0.2)
+PAST = 50
+
+
+class Mean(nn.Module):
+    """In the unit's place: every action counts the same for every candidate."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, lengths: Tensor, offsets: Tensor, owner: Tensor
+    ) -> Tensor:
+        sums = k.new_zeros(len(lengths), k.shape[1])
+        sums = sums.index_add(0, torch.repeat_interleave(lengths), k)
+        return (sums / lengths.clamp(min=1)[:, None])[owner]
+
+
+def pooled(shape: Shape) -> nn.Module:
+    model = DIN(shape)
+    model.unit = Mean()  # type: ignore[assignment]
+    return model
+
+
+def table(every: Sequences, ends: Array, owners: Array, others: Array) -> Table:
+    """A request for each place in `ends`, of the user in `owners`: the item there, then `others`
+    (requests, k); its history is what the user met before."""
+    starts = np.maximum(every.offsets[owners], ends - PAST)
+    offsets = np.concatenate([[0], np.cumsum(ends - starts)])
+    mine = np.repeat(np.arange(len(ends)), ends - starts)
+    at = np.arange(offsets[-1]) + (starts - offsets[:-1])[mine]
+    past = every.items[at].astype(np.int32)[:, None] + 1
+    ids = np.concatenate([every.items[ends][:, None], others], 1).astype(np.int32) + 1
+    n, width = ids.size, ids.shape[1]
+    labels = np.zeros(ids.shape, np.float32)
+    labels[:, 0] = 1
+    known = np.ones(len(past), np.int32)
+    inputs = Encoded(
+        ids.reshape(-1, 1),
+        np.zeros((n, 0), np.float32),
+        np.zeros((n, 0, 1), np.int32),
+        Histories(past, known, known, offsets),
+        np.repeat(np.arange(len(ids)), width),
+    )
+    rows, weights = np.arange(n, dtype=np.int32), np.ones(len(ids), np.float32)
+    return Table(inputs, labels.ravel(), rows, weights)
+
+
+def below(model: nn.Module, asked: Table) -> Floats:
+    """(users,) the share of drawn items below the wanted one; ties count half."""
+    scores = predict(model, asked.inputs)[:, 0].reshape(len(asked.weights), -1)
+    wanted, others = scores[:, :1], scores[:, 1:]
+    found: Floats = ((others < wanted) + 0.5 * (others == wanted)).mean(1)
+    return found
+
+
+def measured(every: Sequences, negatives: int, seed: int) -> list[dict[str, Any]]:
+    items = int(every.items.max()) + 1
+    users = np.flatnonzero(every.lengths >= 4)  # something is left to learn from
+    drawn = unmet(every, items, users, ASKED, seed=1)
+    valid, test = (table(every, every.offsets[users + 1] - back, users, drawn) for back in (2, 1))
+    owner = np.repeat(np.arange(len(every)), every.lengths)
+    within = np.arange(len(owner)) - every.offsets[:-1][owner]
+    held = np.where(every.lengths >= 4, 2, 0)
+    ends = np.flatnonzero((within > 0) & (within < (every.lengths - held)[owner]))
+    each = unmet(every, items, owner[ends], negatives, seed=2)
+    learned = table(every, ends, owner[ends], each)
+    shape = Shape(
+        vocab=(items + 1,), shared=(0,), actions=2, width=32, unit=64, dropout=SETTINGS.dropout
+    )
+    kinds: dict[str, Callable[[], nn.Module]] = {
+        "mean pooling": lambda: pooled(shape),
+        "DIN": lambda: DIN(shape),
+    }
+    rows, values = [], dict[str, Floats]()
+    for name, make in kinds.items():
+        begin = time.perf_counter()
+        fitted = fit(make, learned, valid, SETTINGS, seed)
+        took = time.perf_counter() - begin
+        values[name] = below(fitted.model, test)
+        rows.append(
+            {
+                "method": f"{name}, 1:{negatives}",
+                "epochs": fitted.best + 1,
+                "valid gAUC": 100 * float(below(fitted.model, valid).mean()),
+                "test gAUC": 100 * float(values[name].mean()),
+                "more": "",
+                "from": "",
+                "to": "",
+                "rows/s": len(learned.labels) * len(fitted.epochs) / took,
+                "s": took,
+                "peak MB": harness.peak_mb(),
+            }
+        )
+    more = 100 * (values["DIN"] - values["mean pooling"])
+    low, high = bootstrap_interval(more)
+    rows[1] |= {"more": float(more.mean()), "from": low, "to": high}
+    return rows
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder with sequences.parquet.")],
+    seed: Annotated[int, typer.Option(help="Of the networks.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """DIN beside the same network with mean pooling."""
+    every = read(data)
+    rows = [row for negatives in (1, 4) for row in measured(every, negatives, seed)]
+    harness.show("interest", f"{data.name}: {len(every):,} users", rows, as_json)
+
+
+if __name__ == "__main__":
+    typer.run(main)
