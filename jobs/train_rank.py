@@ -26,6 +26,7 @@ from jobs.judged import Judged, compared, lacking, scenes, split
 from jobs.train_prerank import table, told
 from jobs.work import Work
 from prerank.gbdt import predict, usable
+from rank.checkpoint import Checkpoint
 from rank.encoding import Encoding
 from rank.fields import Shape
 from rank.models import MODELS
@@ -148,6 +149,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         config.rank,
         config.build.seed,
         told(work, f"train_rank: {scene}"),
+        Checkpoint(work.root / "checkpoints" / f"rank-{scene}.pt"),
     )
     every = logits_of(fitted.model, valid.inputs)  # (N, T)
     logits = every[:, 0]

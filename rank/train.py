@@ -18,7 +18,7 @@ N candidates of R requests, T heads
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,7 @@ from funnel.errors import BadData
 from funnel.metrics import grouped_ndcg_at_k
 from funnel.types import Array, Floats
 from rank.batch import Batch, Encoded, spread
+from rank.checkpoint import Checkpoint, fingerprint
 
 PATIENCE = 2  # epochs without an improvement on validation
 CHUNK = 1 << 14  # candidates scored at a time
@@ -73,9 +74,11 @@ def fit(
     settings: Rank,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, steps: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Trains `make()` on `train` until `valid` stops improving; an NVIDIA GPU is used if there is
-    one. The same tables, settings and seed give the same weights on a CPU.
+    one. The same tables, settings and seed give the same weights on a CPU, also where training was
+    stopped and goes on at its `checkpoint`, which is written after every epoch.
 
     `progress(done, steps)` is called after every step. Raises `BadData` if training diverges.
     """
@@ -89,7 +92,18 @@ def fit(
         steps, done = settings.epochs * len(data.batches(rows, shuffle=False)), 0
         epochs: list[Epoch] = []
         best, weights = 0, copy.deepcopy(model.state_dict())
-        for epoch in range(settings.epochs):
+        key = checkpoint and fingerprint(f"{settings!r} {seed} {model}", _arrays(train, valid))
+        if checkpoint and key and (state := checkpoint.load(key)):
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            epochs, best, weights = (
+                [Epoch(*e) for e in state["epochs"]],
+                state["best"],
+                state["kept"],
+            )
+            torch.set_rng_state(state["random"])
+            done = len(epochs) * steps // settings.epochs
+        while len(epochs) < settings.epochs and len(epochs) - best <= PATIENCE:
             model.train()
             for requests in data.batches(rows, shuffle=True):
                 batch, labels = data.take(requests)
@@ -103,18 +117,37 @@ def fit(
                 done += 1
                 progress(done, steps)
             epochs.append(judge(model, valid, device))
-            if epochs[epoch].loss < epochs[best].loss or epoch == 0:
-                best, weights = epoch, copy.deepcopy(model.state_dict())
-            elif epoch - best >= PATIENCE:
-                break
+            if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
+                best, weights = len(epochs) - 1, copy.deepcopy(model.state_dict())
+            if checkpoint and key:
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "epochs": [(epoch.loss, epoch.ndcg) for epoch in epochs],
+                    "best": best,
+                    "kept": weights,
+                    "random": torch.get_rng_state(),
+                }
+                checkpoint.save(key, state)
     if not np.isfinite(epochs[best].loss):
         raise BadData(
             f"training diverged (validation loss {epochs[best].loss}): "
             f"lower rank.learning_rate, which is {settings.learning_rate:g}"
         )
     progress(steps, steps)
+    if checkpoint:
+        checkpoint.drop()
     model.load_state_dict(weights)
     return Fitted(model.cpu().eval(), tuple(epochs), best)
+
+
+def _arrays(*tables: Table) -> Iterator[Array]:
+    """What weights follow from."""
+    for table in tables:
+        past = table.inputs.history
+        yield from (table.labels, table.weights, np.asarray(table.levels))
+        yield from (table.inputs.ids, table.inputs.numbers, table.inputs.bags, table.inputs.owner)
+        yield from (past.codes, past.actions, past.gaps, past.offsets)
 
 
 def adam(model: nn.Module, settings: Rank) -> torch.optim.Optimizer:

@@ -1,5 +1,7 @@
 """The training loop: its loss, its batches, its end, and that it repeats itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from funnel.config import Rank
 from funnel.errors import BadData
 from funnel.metrics import grouped_ndcg_at_k
 from rank.batch import GAPS, Encoded, Histories
+from rank.checkpoint import Checkpoint
 from rank.deepfm import DeepFM
 from rank.fields import Shape
 from rank.train import ALONE, PATIENCE, Packed, Table, fit, log_softmax, loss, predict
@@ -169,6 +172,53 @@ def test_progress_ends_at_the_last_step_even_when_it_stops_early():
     )
     assert heard[-1][0] == heard[-1][1]
     assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 7, 20, 31])
+def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, stop):
+    settings = Rank(epochs=4, batch=64, learning_rate=0.01, dropout=0.3)
+    shape, checkpoint = replace(SHAPE, dropout=0.3), Checkpoint(tmp_path / "c/home.pt")
+
+    def train(progress, kept):
+        valid = table(30, seed=1)
+        return fit(lambda: DeepFM(shape), table(), valid, settings, 7, progress, kept)
+
+    def stopping(done, steps):
+        if done == stop:
+            raise Stopped
+
+    whole = train(lambda done, steps: None, None)
+    with pytest.raises(Stopped):
+        train(stopping, checkpoint)
+    heard = []
+    again = train(lambda done, steps: heard.append(done), checkpoint)
+    expected, found = whole.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert again.epochs == whole.epochs
+    assert heard[0] <= stop
+    assert (heard[0] > 1) == (stop > 12)  # an epoch is 12 steps here or a little more
+    assert not checkpoint.path.exists()
+
+
+@pytest.mark.parametrize("broken", [b"", b"no checkpoint", None])
+def test_a_checkpoint_of_another_training_or_a_broken_one_is_none(tmp_path, broken):
+    checkpoint = Checkpoint(tmp_path / "home.pt")
+    if broken is None:
+        checkpoint.save("another", {"epochs": []})
+    else:
+        checkpoint.path.write_bytes(broken)
+    assert checkpoint.load("mine") is None
+    settings = Rank(epochs=2, batch=64)
+    made = [
+        fit(lambda: DeepFM(SHAPE), table(), table(30, seed=1), settings, 7, checkpoint=kept)
+        for kept in (None, checkpoint)
+    ]
+    one, two = (fitted.model.state_dict() for fitted in made)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_divergence_is_an_error_that_says_what_to_lower():
