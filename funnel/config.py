@@ -251,6 +251,10 @@ class Rerank(Section):
         0.1, ge=0.0, le=1.0, description="weight of dissimilarity against score; 0 turns it off"
     )
     window: int = Field(10, ge=2, description="dpp, ssd: an item is held against so many before")
+    calibrated: dict[str, Share] = Field(
+        default_factory=dict,
+        description="categorical attribute = weight of a page's mix being that of the history",
+    )
     quotas: dict[str, tuple[Positive, Positive]] = Field(
         default_factory=dict,
         description="categorical attribute = [k, w]: at most k of a value in w places in a row",

@@ -17,10 +17,11 @@ from funnel.errors import BadConfig, BadQuery
 from funnel.generation import Generation
 from funnel.stage import Select, Selector, Stage
 from funnel.types import Array, Candidates, Query, taken
+from rerank.calibrated import Calibrated
 from rerank.dedup import Dedup
 from rerank.dpp import DPP
 from rerank.mmr import MMR
-from rerank.quotas import Quota, Quotas
+from rerank.quotas import Codes, Quota, Quotas
 from rerank.spread import Vectors
 from rerank.ssd import SSD
 
@@ -58,6 +59,10 @@ def build(generation: Generation, config: Config, scene: str) -> Stage:
     if settings.diversity and generation.has("vector/text.npy"):
         vectors = partial(taken, generation.array("vector/text"))
         selectors.append(_spreading(settings, vectors))
+    for name, weight in settings.calibrated.items():
+        selectors.append(
+            Calibrated(_codes(generation, "calibrated", name), _wanted(generation), weight)
+        )
     if settings.quotas:
         selectors.append(Quotas(_quotas(generation, settings)))
     return Rerank(tuple(selectors))
@@ -72,18 +77,26 @@ def _spreading(settings: Settings, vectors: Vectors) -> Selector:
 
 
 def _quotas(generation: Generation, settings: Settings) -> dict[str, Quota]:
+    return {
+        name: Quota(_codes(generation, "quotas", name), most, among)
+        for name, (most, among) in settings.quotas.items()
+    }
+
+
+def _codes(generation: Generation, setting: str, name: str) -> Codes:
     """Raises `BadConfig` for an attribute that the catalogue has no values of."""
-    items, found = generation.items, {}
-    for name, (most, among) in settings.quotas.items():
-        if not items.has("codes", name) or items.has("offsets", name):
-            known = ", ".join(generation.config.data.categorical)
-            raise BadConfig(f"rerank.quotas: '{name}' is no attribute of one value; known: {known}")
+    items = generation.items
+    if not items.has("codes", name) or items.has("offsets", name):
+        known = ", ".join(generation.config.data.categorical)
+        raise BadConfig(f"rerank.{setting}: '{name}' is no attribute of one value; known: {known}")
+    return lambda rows: taken(items.codes(name), rows, -1)
 
-        def codes(rows: Array, name: str = name) -> Array:
-            return taken(items.codes(name), rows, -1)
 
-        found[name] = Quota(codes, most, among)
-    return found
+def _wanted(generation: Generation) -> Callable[[Array], Array]:
+    """Which actions say that the user wanted an item, by their codes; an unknown one does not."""
+    positive = generation.config.data.positive
+    wanted = np.array([*(name in positive for name in generation.manifest.actions), False])
+    return wanted.__getitem__
 
 
 __all__ = ["Rerank", "build"]

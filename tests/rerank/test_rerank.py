@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from funnel.stage import Select, Selector
 from funnel.types import Candidates, Query
+from rerank.calibrated import Calibrated
 from rerank.dedup import Dedup
 from rerank.dpp import DPP
 from rerank.mmr import MMR, relevance
@@ -35,6 +36,7 @@ SELECTORS: list[Selector] = [
     DPP(VECTORS.__getitem__, 1.0, window=20),
     SSD(VECTORS.__getitem__, 0.3),
     SSD(VECTORS.__getitem__, 1.0, window=3),
+    Calibrated(CODES.__getitem__, np.array([False, True, False]).__getitem__, 0.5),
 ]
 
 
