@@ -44,6 +44,7 @@ REQUESTS = pa.schema(
         ("history_actions", pa.list_(pa.int8())),
         ("history_times", pa.list_(pa.int64())),
         ("user", pa.string()),  # JSON: name -> number or list of numbers
+        ("live", pa.string()),  # the same form: what was shown to the user, sponsors' rates …
         ("filters", pa.string()),  # JSON: list of conditions
         ("sort", pa.string()),
         ("excluded", pa.list_(pa.int32())),
@@ -149,7 +150,8 @@ def _request(entry: Logged) -> dict[str, Any]:
         "history_rows": query.history.rows,
         "history_actions": query.history.actions,
         "history_times": query.history.times,
-        "user": json.dumps({k: np.asarray(v).tolist() for k, v in query.user.items()}),
+        "user": _packed(query.user),
+        "live": _packed(query.live),
         "filters": json.dumps([plain(condition) for condition in query.filters]),
         "sort": query.sort,
         "excluded": query.excluded,
@@ -158,6 +160,14 @@ def _request(entry: Logged) -> dict[str, Any]:
         "degraded": "\n".join(entry.degraded),
         "ms": entry.ms,
     }
+
+
+def _packed(columns: Mapping[str, Array]) -> str:
+    return json.dumps({name: np.asarray(column).tolist() for name, column in columns.items()})
+
+
+def _unpacked(text: str | None) -> dict[str, Array]:
+    return {name: np.asarray(values) for name, values in json.loads(text or "{}").items()}
 
 
 def _candidates(entry: Logged) -> pa.Table:
@@ -198,7 +208,8 @@ def _logged(request: Mapping[str, Any], part: Mapping[str, Array]) -> Logged:
         at=request["at"],
         limit=request["limit"] or 20,
         history=history,
-        user={k: np.asarray(v) for k, v in json.loads(request.get("user") or "{}").items()},
+        user=_unpacked(request.get("user")),
+        live=_unpacked(request.get("live")),
         filters=filters,
         sort=request.get("sort") or "",
         excluded=np.asarray(request.get("excluded") or [], np.int32),

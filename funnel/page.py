@@ -53,6 +53,8 @@ class Hit:
     sponsored: bool = False
     evidence: Mapping[str, float] = field(default_factory=dict)
     passage: Passage | None = None  # where the item is a part of a document
+    price: float = 0.0  # sponsored: what a click on it costs the sponsor
+    propensity: float = 0.0  # the chance of standing here, given the hits above; 0: unknown
 
 
 @dataclass(frozen=True, slots=True)

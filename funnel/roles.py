@@ -12,7 +12,9 @@ from funnel.config import Data
 from funnel.dataset import ITEMS, USERS, Table, plain, shown
 from funnel.errors import BadData
 
-ALWAYS = ("created_at", "available")  # numbers in every catalogue, named in the config or not
+# Numbers and codes in every catalogue that has them, named in the config or not.
+ALWAYS = ("created_at", "available", "bid")
+SPONSOR = "sponsor_id"
 FITS = {
     "text": "searchable columns are string or list<string>",
     "categorical": "categorical columns are string, bool or integer",

@@ -87,7 +87,10 @@ class Query:
 
     `at` is the moment of asking in epoch ms, so a replay sees the same moment. `deadline` is an
     instant of this process's `time.monotonic()`; it stays off the wire, where RPC deadlines carry
-    it. `user` holds the user's attributes, each a NumPy scalar array or (k,) array.
+    it. `user` holds the user's attributes, each a NumPy scalar array or (k,) array; `live` what
+    rerank must know of the moment, in the same form: `shown.rows` and `shown.times` (what the user
+    was shown, and when), `page.rows` (what the pages before this one showed), `sponsor.codes` and
+    `sponsor.rates` (the share of requests that a sponsor's money lasts for), `fresh.boost`.
     """
 
     request_id: str = ""
@@ -99,6 +102,7 @@ class Query:
     limit: int = 20
     history: History = field(default_factory=History)
     user: Mapping[str, Array] = field(default_factory=dict)
+    live: Mapping[str, Array] = field(default_factory=dict)
     filters: tuple[Predicate, ...] = ()  # all must hold
     excluded: Rows = field(default_factory=lambda: NO_ROWS)  # must not be returned
     sort: str = ""  # a numeric attribute, `-` before it: highest first; empty: by relevance
@@ -126,6 +130,7 @@ class Step:
     kept: int
     ms: float
     fault: str = ""  # why it was late, missing or replaced; empty when all went well
+    notes: tuple[str, ...] = ()  # traced requests: what became of single items
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -179,9 +179,10 @@ def _query(query: Query) -> stage_pb2.Query:
         trace=query.trace,
         sort=query.sort,
     )
-    for (dtype, shape), block in blocks(query.user, ()).items():
-        values = b"".join([flat(column, dtype) for column in block.values()])
-        message.user.add(dtype=dtype, names=block, shape=shape, data=values)
+    for columns, packed in ((query.user, message.user), (query.live, message.live)):
+        for (dtype, shape), block in blocks(columns, ()).items():
+            values = b"".join([flat(column, dtype) for column in block.values()])
+            packed.add(dtype=dtype, names=block, shape=shape, data=values)
     return message
 
 
@@ -194,10 +195,14 @@ def read_query(message: stage_pb2.Query, deadline: float = float("inf")) -> Quer
     if not len(rows) == len(actions) == len(times):
         lengths = f"{len(rows)} rows, {len(actions)} actions, {len(times)} times"
         raise BadQuery(f"query.history: {lengths}; they must be as many")
-    user: dict[str, Array] = {}
-    for block in message.user:
-        shape = tuple(block.shape)
-        unpack(user, list(block.names), block.dtype, block.data, shape, "query.user")
+    user, live = dict[str, Array](), dict[str, Array]()
+    for columns, packed, where in (
+        (user, message.user, "query.user"),
+        (live, message.live, "query.live"),
+    ):
+        for block in packed:
+            shape = tuple(block.shape)
+            unpack(columns, list(block.names), block.dtype, block.data, shape, where)
     return Query(
         request_id=message.request_id,
         scene=message.scene,
@@ -208,6 +213,7 @@ def read_query(message: stage_pb2.Query, deadline: float = float("inf")) -> Quer
         limit=message.limit,
         history=History(rows, actions, times),
         user=user,
+        live=live,
         filters=tuple([_read_filter(condition) for condition in message.filters]),
         excluded=array_of(message.excluded, "int32", "query.excluded"),
         generation=message.generation,
@@ -250,12 +256,18 @@ def _read_filter(message: stage_pb2.Filter) -> Predicate:
 
 def _step(step: Step) -> stage_pb2.Step:
     return stage_pb2.Step(
-        name=step.name, seen=step.seen, kept=step.kept, ms=step.ms, fault=step.fault
+        name=step.name,
+        seen=step.seen,
+        kept=step.kept,
+        ms=step.ms,
+        fault=step.fault,
+        notes=step.notes,
     )
 
 
 def _read_step(message: stage_pb2.Step) -> Step:
-    return Step(message.name, message.seen, message.kept, message.ms, message.fault)
+    notes = tuple(message.notes)
+    return Step(message.name, message.seen, message.kept, message.ms, message.fault, notes)
 
 
 def ask(message: PageRequest) -> Ask:
@@ -355,6 +367,8 @@ def _hit(hit: Hit) -> funnel_pb2.Hit:
         sponsored=hit.sponsored,
         evidence=hit.evidence,
         passage=_passage(hit.passage) if hit.passage is not None else None,
+        price=hit.price,
+        propensity=hit.propensity,
     )
 
 
@@ -394,6 +408,8 @@ def _read_hit(message: funnel_pb2.Hit) -> Hit:
         message.sponsored,
         dict(message.evidence),
         _read_passage(message.passage) if message.HasField("passage") else None,
+        message.price,
+        message.propensity,
     )
 
 

@@ -22,7 +22,7 @@ from funnel.changes import folded
 from funnel.dataset import accepted, schema_of
 from funnel.generation import Manifest, write_text
 from funnel.passages import PARENT
-from funnel.roles import ALWAYS, Roles
+from funnel.roles import ALWAYS, SPONSOR, Roles
 from jobs.command import command
 from jobs.fresh import fresh, mirrored
 from jobs.tables import arrow_types, load
@@ -42,10 +42,10 @@ def roles(work: Work) -> Roles:
 def attributes(columns: Sequence[str], roles: Roles) -> tuple[tuple[str, ...], ...]:
     """The columns that become codes, lists of codes, and numbers."""
     key = (roles.product_key,) if roles.product_key else ()
-    parent = (PARENT,) if PARENT in columns else ()
+    named = (name for name in (PARENT, SPONSOR) if name in columns)
     always = (name for name in ALWAYS if name in columns)
     return (
-        tuple(dict.fromkeys((*roles.categorical, *key, *parent))),
+        tuple(dict.fromkeys((*roles.categorical, *key, *named))),
         roles.multi,
         tuple(dict.fromkeys((*roles.numeric, *always))),
     )

@@ -92,7 +92,7 @@ class SimilarRequest(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., user_id: _Optional[str] = ..., filters: _Optional[_Iterable[_Union[_stage_pb2.Filter, _Mapping]]] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ..., trace: _Optional[int] = ..., request_id: _Optional[str] = ..., at: _Optional[int] = ..., scene: _Optional[str] = ..., where: _Optional[str] = ..., sort: _Optional[str] = ..., blocked: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Hit(_message.Message):
-    __slots__ = ("item_id", "score", "title", "attributes", "highlight", "why", "position", "sponsored", "evidence", "passage")
+    __slots__ = ("item_id", "score", "title", "attributes", "highlight", "why", "position", "sponsored", "evidence", "passage", "price", "propensity")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,8 @@ class Hit(_message.Message):
     SPONSORED_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     score: float
     title: str
@@ -127,7 +129,9 @@ class Hit(_message.Message):
     sponsored: bool
     evidence: _containers.ScalarMap[str, float]
     passage: Passage
-    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., title: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., highlight: _Optional[str] = ..., why: _Optional[str] = ..., position: _Optional[int] = ..., sponsored: _Optional[bool] = ..., evidence: _Optional[_Mapping[str, float]] = ..., passage: _Optional[_Union[Passage, _Mapping]] = ...) -> None: ...
+    price: float
+    propensity: float
+    def __init__(self, item_id: _Optional[str] = ..., score: _Optional[float] = ..., title: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., highlight: _Optional[str] = ..., why: _Optional[str] = ..., position: _Optional[int] = ..., sponsored: _Optional[bool] = ..., evidence: _Optional[_Mapping[str, float]] = ..., passage: _Optional[_Union[Passage, _Mapping]] = ..., price: _Optional[float] = ..., propensity: _Optional[float] = ...) -> None: ...
 
 class Passage(_message.Message):
     __slots__ = ("passage_id", "parent_id", "start", "end", "text", "before", "after")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/stage.proto\x12\tfunnel.v1\"D\n\x07\x43olumns\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"`\n\nCandidates\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12#\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x12.funnel.v1.Columns\x12\x1e\n\x05steps\x18\x03 \x03(\x0b\x32\x0f.funnel.v1.Step\"K\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seen\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\n\n\x02ms\x18\x04 \x01(\x02\x12\r\n\x05\x66\x61ult\x18\x05 \x01(\t\"7\n\x07History\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x63tions\x18\x02 \x01(\x0c\x12\r\n\x05times\x18\x03 \x01(\x0c\"\xe3\x01\n\x06\x46ilter\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06\x61ny_of\x18\x02 \x03(\t\x12\x10\n\x03low\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04high\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07\x65xclude\x18\x05 \x01(\x08\x12!\n\x03\x61ll\x18\x06 \x01(\x0b\x32\x12.funnel.v1.FiltersH\x00\x12!\n\x03\x61ny\x18\x07 \x01(\x0b\x32\x12.funnel.v1.FiltersH\x00\x12 \n\x03not\x18\x08 \x01(\x0b\x32\x11.funnel.v1.FilterH\x00\x42\x07\n\x05groupB\x06\n\x04_lowB\x07\n\x05_high\"+\n\x07\x46ilters\x12 \n\x05parts\x18\x01 \x03(\x0b\x32\x11.funnel.v1.Filter\"\x91\x03\n\x05Query\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05scene\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\x04item\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\n\n\x02\x61t\x18\x06 \x01(\x03\x12\r\n\x05limit\x18\x07 \x01(\r\x12#\n\x07history\x18\x08 \x01(\x0b\x32\x12.funnel.v1.History\x12 \n\x04user\x18\t \x03(\x0b\x32\x12.funnel.v1.Columns\x12\"\n\x07\x66ilters\x18\n \x03(\x0b\x32\x11.funnel.v1.Filter\x12\x10\n\x08\x65xcluded\x18\x0b \x01(\x0c\x12\x12\n\ngeneration\x18\x0c \x01(\t\x12\x30\n\x08variants\x18\r \x03(\x0b\x32\x1e.funnel.v1.Query.VariantsEntry\x12\r\n\x05trace\x18\x0e \x01(\r\x12\x0c\n\x04sort\x18\x0f \x01(\t\x1a/\n\rVariantsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_item\"h\n\x0cStageRequest\x12\x1f\n\x05query\x18\x01 \x01(\x0b\x32\x10.funnel.v1.Query\x12)\n\ncandidates\x18\x02 \x01(\x0b\x32\x15.funnel.v1.Candidates\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"K\n\nStageReply\x12)\n\ncandidates\x18\x02 \x01(\x0b\x32\x15.funnel.v1.Candidates\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0cJ\x04\x08\x01\x10\x02\x32?\n\x06Recall\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReply2@\n\x07Prerank\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReply2=\n\x04Rank\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReply2?\n\x06Rerank\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12protos/stage.proto\x12\tfunnel.v1\"D\n\x07\x43olumns\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\x12\r\n\x05shape\x18\x03 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"`\n\nCandidates\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12#\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\x12.funnel.v1.Columns\x12\x1e\n\x05steps\x18\x03 \x03(\x0b\x32\x0f.funnel.v1.Step\"Z\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seen\x18\x02 \x01(\r\x12\x0c\n\x04kept\x18\x03 \x01(\r\x12\n\n\x02ms\x18\x04 \x01(\x02\x12\r\n\x05\x66\x61ult\x18\x05 \x01(\t\x12\r\n\x05notes\x18\x06 \x03(\t\"7\n\x07History\x12\x0c\n\x04rows\x18\x01 \x01(\x0c\x12\x0f\n\x07\x61\x63tions\x18\x02 \x01(\x0c\x12\r\n\x05times\x18\x03 \x01(\x0c\"\xe3\x01\n\x06\x46ilter\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06\x61ny_of\x18\x02 \x03(\t\x12\x10\n\x03low\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04high\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x0f\n\x07\x65xclude\x18\x05 \x01(\x08\x12!\n\x03\x61ll\x18\x06 \x01(\x0b\x32\x12.funnel.v1.FiltersH\x00\x12!\n\x03\x61ny\x18\x07 \x01(\x0b\x32\x12.funnel.v1.FiltersH\x00\x12 \n\x03not\x18\x08 \x01(\x0b\x32\x11.funnel.v1.FilterH\x00\x42\x07\n\x05groupB\x06\n\x04_lowB\x07\n\x05_high\"+\n\x07\x46ilters\x12 \n\x05parts\x18\x01 \x03(\x0b\x32\x11.funnel.v1.Filter\"\xb3\x03\n\x05Query\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05scene\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\x04item\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\n\n\x02\x61t\x18\x06 \x01(\x03\x12\r\n\x05limit\x18\x07 \x01(\r\x12#\n\x07history\x18\x08 \x01(\x0b\x32\x12.funnel.v1.History\x12 \n\x04user\x18\t \x03(\x0b\x32\x12.funnel.v1.Columns\x12\"\n\x07\x66ilters\x18\n \x03(\x0b\x32\x11.funnel.v1.Filter\x12\x10\n\x08\x65xcluded\x18\x0b \x01(\x0c\x12\x12\n\ngeneration\x18\x0c \x01(\t\x12\x30\n\x08variants\x18\r \x03(\x0b\x32\x1e.funnel.v1.Query.VariantsEntry\x12\r\n\x05trace\x18\x0e \x01(\r\x12\x0c\n\x04sort\x18\x0f \x01(\t\x12 \n\x04live\x18\x10 \x03(\x0b\x32\x12.funnel.v1.Columns\x1a/\n\rVariantsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_item\"h\n\x0cStageRequest\x12\x1f\n\x05query\x18\x01 \x01(\x0b\x32\x10.funnel.v1.Query\x12)\n\ncandidates\x18\x02 \x01(\x0b\x32\x15.funnel.v1.Candidates\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"K\n\nStageReply\x12)\n\ncandidates\x18\x02 \x01(\x0b\x32\x15.funnel.v1.Candidates\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0cJ\x04\x08\x01\x10\x02\x32?\n\x06Recall\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReply2@\n\x07Prerank\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReply2=\n\x04Rank\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReply2?\n\x06Rerank\x12\x35\n\x03Run\x12\x17.funnel.v1.StageRequest\x1a\x15.funnel.v1.StageReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANDIDATES']._serialized_start=103
   _globals['_CANDIDATES']._serialized_end=199
   _globals['_STEP']._serialized_start=201
-  _globals['_STEP']._serialized_end=276
-  _globals['_HISTORY']._serialized_start=278
-  _globals['_HISTORY']._serialized_end=333
-  _globals['_FILTER']._serialized_start=336
-  _globals['_FILTER']._serialized_end=563
-  _globals['_FILTERS']._serialized_start=565
-  _globals['_FILTERS']._serialized_end=608
-  _globals['_QUERY']._serialized_start=611
-  _globals['_QUERY']._serialized_end=1012
-  _globals['_QUERY_VARIANTSENTRY']._serialized_start=956
-  _globals['_QUERY_VARIANTSENTRY']._serialized_end=1003
-  _globals['_STAGEREQUEST']._serialized_start=1014
-  _globals['_STAGEREQUEST']._serialized_end=1118
-  _globals['_STAGEREPLY']._serialized_start=1120
-  _globals['_STAGEREPLY']._serialized_end=1195
-  _globals['_RECALL']._serialized_start=1197
-  _globals['_RECALL']._serialized_end=1260
-  _globals['_PRERANK']._serialized_start=1262
-  _globals['_PRERANK']._serialized_end=1326
-  _globals['_RANK']._serialized_start=1328
-  _globals['_RANK']._serialized_end=1389
-  _globals['_RERANK']._serialized_start=1391
-  _globals['_RERANK']._serialized_end=1454
+  _globals['_STEP']._serialized_end=291
+  _globals['_HISTORY']._serialized_start=293
+  _globals['_HISTORY']._serialized_end=348
+  _globals['_FILTER']._serialized_start=351
+  _globals['_FILTER']._serialized_end=578
+  _globals['_FILTERS']._serialized_start=580
+  _globals['_FILTERS']._serialized_end=623
+  _globals['_QUERY']._serialized_start=626
+  _globals['_QUERY']._serialized_end=1061
+  _globals['_QUERY_VARIANTSENTRY']._serialized_start=1005
+  _globals['_QUERY_VARIANTSENTRY']._serialized_end=1052
+  _globals['_STAGEREQUEST']._serialized_start=1063
+  _globals['_STAGEREQUEST']._serialized_end=1167
+  _globals['_STAGEREPLY']._serialized_start=1169
+  _globals['_STAGEREPLY']._serialized_end=1244
+  _globals['_RECALL']._serialized_start=1246
+  _globals['_RECALL']._serialized_end=1309
+  _globals['_PRERANK']._serialized_start=1311
+  _globals['_PRERANK']._serialized_end=1375
+  _globals['_RANK']._serialized_start=1377
+  _globals['_RANK']._serialized_end=1438
+  _globals['_RERANK']._serialized_start=1440
+  _globals['_RERANK']._serialized_end=1503
 # @@protoc_insertion_point(module_scope)

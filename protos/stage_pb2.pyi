@@ -29,18 +29,20 @@ class Candidates(_message.Message):
     def __init__(self, count: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("name", "seen", "kept", "ms", "fault")
+    __slots__ = ("name", "seen", "kept", "ms", "fault", "notes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SEEN_FIELD_NUMBER: _ClassVar[int]
     KEPT_FIELD_NUMBER: _ClassVar[int]
     MS_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     name: str
     seen: int
     kept: int
     ms: float
     fault: str
-    def __init__(self, name: _Optional[str] = ..., seen: _Optional[int] = ..., kept: _Optional[int] = ..., ms: _Optional[float] = ..., fault: _Optional[str] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., seen: _Optional[int] = ..., kept: _Optional[int] = ..., ms: _Optional[float] = ..., fault: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class History(_message.Message):
     __slots__ = ("rows", "actions", "times")
@@ -78,7 +80,7 @@ class Filters(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ...) -> None: ...
 
 class Query(_message.Message):
-    __slots__ = ("request_id", "scene", "user_id", "text", "item", "at", "limit", "history", "user", "filters", "excluded", "generation", "variants", "trace", "sort")
+    __slots__ = ("request_id", "scene", "user_id", "text", "item", "at", "limit", "history", "user", "filters", "excluded", "generation", "variants", "trace", "sort", "live")
     class VariantsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,7 @@ class Query(_message.Message):
     VARIANTS_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
     SORT_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     scene: str
     user_id: str
@@ -116,7 +119,8 @@ class Query(_message.Message):
     variants: _containers.ScalarMap[str, str]
     trace: int
     sort: str
-    def __init__(self, request_id: _Optional[str] = ..., scene: _Optional[str] = ..., user_id: _Optional[str] = ..., text: _Optional[str] = ..., item: _Optional[int] = ..., at: _Optional[int] = ..., limit: _Optional[int] = ..., history: _Optional[_Union[History, _Mapping]] = ..., user: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., excluded: _Optional[bytes] = ..., generation: _Optional[str] = ..., variants: _Optional[_Mapping[str, str]] = ..., trace: _Optional[int] = ..., sort: _Optional[str] = ...) -> None: ...
+    live: _containers.RepeatedCompositeFieldContainer[Columns]
+    def __init__(self, request_id: _Optional[str] = ..., scene: _Optional[str] = ..., user_id: _Optional[str] = ..., text: _Optional[str] = ..., item: _Optional[int] = ..., at: _Optional[int] = ..., limit: _Optional[int] = ..., history: _Optional[_Union[History, _Mapping]] = ..., user: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ..., filters: _Optional[_Iterable[_Union[Filter, _Mapping]]] = ..., excluded: _Optional[bytes] = ..., generation: _Optional[str] = ..., variants: _Optional[_Mapping[str, str]] = ..., trace: _Optional[int] = ..., sort: _Optional[str] = ..., live: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ...) -> None: ...
 
 class StageRequest(_message.Message):
     __slots__ = ("query", "candidates", "data")
