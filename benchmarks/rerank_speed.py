@@ -2,7 +2,7 @@
 How fast rerank is: 200 candidates to a page of 20, vectors of 64 dimensions, one at a time.
 
 Each way to spread alike items beside the same formula written plainly in NumPy, in turns, and the
-whole stage with products, near-duplicate texts, spreading and a quota.
+whole stage: products, near-duplicate texts and vectors, DPP, a quota, ads, fatigue and chance.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ import typer
 
 from benchmarks import harness
 from benchmarks.rank_speed import in_turns, rows_of
-from funnel.stage import Select, Selector
+from funnel.config import Ads as AdSettings
+from funnel.config import Fatigue as FatigueSettings
+from funnel.stage import Selector
 from funnel.types import Array, Candidates, Query
+from rerank import Rerank
+from rerank.ads import Ads
 from rerank.dedup import Dedup
 from rerank.dpp import DPP
+from rerank.explore import Explore, PlackettLuce
+from rerank.fatigue import Fatigue
+from rerank.layout import Layout
 from rerank.mmr import MMR
-from rerank.quotas import Quota, Quotas
+from rerank.quotas import Quota
 from rerank.signatures import signatures
 from rerank.spread import relevance
 from rerank.ssd import SSD
@@ -104,13 +111,20 @@ def main(
             f"{name}, plainly": lambda plain=plain: plain(own, vectors, page),
         }
         shown += rows_of(in_turns(calls, turns), f"{name}, plainly", 1)
-    stage = Select(
-        [
-            Dedup(brands.__getitem__, signed.__getitem__),
-            ways["DPP"][0],
-            Quotas({"brand": Quota(brands.__getitem__, 2, 10)}),
-        ]
+    sponsors = np.where(draw.random(candidates) < 0.2, draw.integers(0, 9, candidates), -1)
+    bids = draw.random(candidates)
+    stage = Rerank(
+        Dedup(brands.__getitem__, signed.__getitem__, take),
+        (ways["DPP"][0],),
+        Layout(
+            {"kind": Quota(draw.integers(0, 12, candidates).__getitem__, 2, 10)},
+            Ads(sponsors.__getitem__, bids.__getitem__, AdSettings(method="dynamic")),
+            Explore(PlackettLuce(0.1), 20),
+        ),
+        fatigue=Fatigue(FatigueSettings(keep=0.8), np.array([False, True]).__getitem__),
     )
+    shown_before: dict[str, Array] = {"shown.rows": rows[:100], "shown.times": np.arange(100)}
+    query = Query(limit=page, request_id="r", at=1000, live=shown_before)
     whole = {"all selectors": lambda: stage.run(query, found)}
     shown += rows_of(in_turns(whole, times), "all selectors", 1)
     for row in shown:

@@ -241,9 +241,88 @@ class Ranked(Learned):
     )
 
 
+class Ads(Section):
+    """Sponsored items (`sponsor_id`, `bid`) among the others."""
+
+    method: Literal["off", "fixed", "dynamic"] = Field(
+        "off",
+        description="fixed: the best ad at each of the slots; dynamic: wherever an ad is worth "
+        "more than what would stand there",
+    )
+    slots: tuple[Positive, ...] = Field((3, 8, 13, 18), description="fixed: places of ads, from 1")
+    load: float = Field(0.2, ge=0.0, le=1.0, description="largest share of a page that is ads")
+    gap: int = Field(3, ge=0, description="places between two ads, at least")
+    first: Positive = Field(2, description="the first place that an ad may have")
+    floor: float = Field(
+        0.5,
+        ge=0.0,
+        description="least p(click) of an ad, as a share of that of the item it stands before",
+    )
+    worth: float = Field(
+        1.0, ge=0.0, description="what a click is worth to the site, in the money of the bids"
+    )
+    reserve: float = Field(0.01, ge=0.0, description="least bid, and least price of a click")
+    click: str = Field("p.click", description="column that is p(click)")
+
+
+class Fatigue(Section):
+    """What was shown and not wanted."""
+
+    keep: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="share of its value an item keeps when it was shown once "
+        "and nothing done; 1 turns it off",
+    )
+    half_life_hours: float = Field(24.0, gt=0.0, description="so long ago a time counts half")
+    most: int = Field(
+        0, ge=0, description="shown so many times and nothing done, it is left out; 0: never"
+    )
+    pages: Positive = Field(20, description="pages of a user that are remembered")
+
+    @property
+    def on(self) -> bool:
+        return self.keep < 1.0 or self.most > 0
+
+
+class Explore(Section):
+    """Chance among the best, so that the log can tell what other orders would have done."""
+
+    method: Literal["off", "epsilon", "plackett_luce", "thompson"] = Field(
+        "off",
+        description="epsilon: now and then an even draw; plackett_luce: draws by value; thompson: "
+        "by the chance of being the most clicked one",
+    )
+    epsilon: float = Field(0.1, ge=0.0, le=1.0, description="epsilon: share of places drawn evenly")
+    temperature: float = Field(
+        0.1, gt=0.0, description="plackett_luce: of the scores brought to [0, 1]"
+    )
+    pool: Positive = Field(20, description="the best so many are drawn from")
+    slots: tuple[Positive, ...] = Field((), description="places that are drawn; empty: all")
+
+
+class Fresh(Section):
+    """Guaranteed places for new items: their values are raised until they have their share."""
+
+    share: float = Field(0.0, ge=0.0, lt=1.0, description="of all places shown; 0 turns it off")
+    days: float = Field(7.0, gt=0.0, description="items made so many days ago or later are new")
+    gain: float = Field(0.02, gt=0.0, description="how fast the controller goes after its target")
+    most: float = Field(20.0, gt=1.0, description="largest factor on a new item's value")
+
+
 class Rerank(Section):
     budget_ms: Positive = Field(10, description="time before the plain top of rank is used")
+    rules: str = Field(
+        "", description="file of rules: pin, boost, bury, block, only; read again when it changes"
+    )
     near_duplicates: bool = Field(True, description="one item of a group of near-duplicates a page")
+    near_text: Share = Field(
+        0.8, description="texts so alike (Jaccard of word pairs) are duplicates; 0: not looked at"
+    )
+    near_vector: Share = Field(
+        0.0, description="text vectors of such a cosine are duplicates; 0: not looked at"
+    )
     method: Literal["mmr", "dpp", "ssd"] = Field(
         "mmr", description="how alike items are spread: see docs/rerank.md"
     )
@@ -259,6 +338,10 @@ class Rerank(Section):
         default_factory=dict,
         description="categorical attribute = [k, w]: at most k of a value in w places in a row",
     )
+    ads: Ads = Field(default_factory=Ads)
+    fatigue: Fatigue = Field(default_factory=Fatigue)
+    explore: Explore = Field(default_factory=Explore)
+    fresh: Fresh = Field(default_factory=Fresh)
 
 
 class Scene(Section):

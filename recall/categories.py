@@ -22,8 +22,8 @@ import numpy as np
 
 from funnel.catalogue import Catalogue
 from funnel.generation import Generation
+from funnel.holds import spans
 from funnel.types import Array
-from recall.filters import spans
 
 ARRAYS = ("indptr", "rows", "scores", "totals", "tops")
 

@@ -5,7 +5,6 @@ Which items a request may return: its filters and exclusions as one bitmap that 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from funnel.catalogue import Catalogue
 from funnel.config import Config
 from funnel.errors import BadQuery
 from funnel.generation import Generation
+from funnel.holds import number, spans
 from funnel.types import NO_ITEM, All, AnyOf, Array, Filter, Not, Predicate, Query
 from recall.masks import Mask, Masks
 from recall.passages import Documents
@@ -111,7 +111,7 @@ class Filters:
     def _number(self, condition: Filter) -> Mask:
         name, values = condition.attribute, self.items.numbers(condition.attribute)
         if condition.any_of:
-            wanted = [_number(name, text) for text in condition.any_of]
+            wanted = [number(name, text) for text in condition.any_of]
             return np.isin(values, wanted) if len(wanted) > 4 else equal(values, wanted)
         low = -math.inf if condition.low is None else condition.low
         high = math.inf if condition.high is None else condition.high
@@ -158,24 +158,6 @@ class Standing:
         return None if mask.all() else mask
 
 
-def spans(value: str, known: Sequence[str], ordered: int | None = None) -> list[tuple[int, int]]:
-    """Where the value and the paths below it lie: `Shoes` finds `Shoes/Running` too.
-
-    The first `ordered` values (all if None) are sorted; those that came since are looked through.
-    """
-    ordered = len(known) if ordered is None else ordered
-    at = bisect_left(known, value, 0, ordered)
-    exact = at < ordered and known[at] == value
-    upper = value + chr(ord("/") + 1)
-    below = bisect_left(known, value + "/", 0, ordered), bisect_left(known, upper, 0, ordered)
-    new = [
-        (place, place + 1)
-        for place in range(ordered, len(known))
-        if known[place] == value or known[place].startswith(value + "/")
-    ]
-    return [(at, at + exact), below, *new]
-
-
 def within(codes: Array, places: Sequence[tuple[int, int]], known: int) -> Mask:
     """(n,) whether the code lies in one of the places [low, high), of `known` codes."""
     places = [(low, high) for low, high in places if low < high]
@@ -203,11 +185,3 @@ def any_of(found: Mask, starts: Array, ends: Array) -> Mask:
     counts = np.concatenate([[0], np.cumsum(found)])
     held: Mask = counts[ends] > counts[starts]
     return held
-
-
-def _number(name: str, text: str) -> float:
-    truths = {"true": 1.0, "false": 0.0}
-    try:
-        return truths[text.lower()] if text.lower() in truths else float(text)
-    except ValueError as error:
-        raise BadQuery(f"'{name}' is a number, and '{text}' is not") from error

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from funnel.stage import Select, Selector
 from funnel.types import Candidates, Query
 from rerank.calibrated import Calibrated
-from rerank.dedup import Dedup
+from rerank.dedup import PRODUCT, VECTOR, Dedup
 from rerank.dpp import DPP
 from rerank.mmr import MMR, relevance
-from rerank.quotas import Quota, Quotas
 from rerank.signatures import signatures
 from rerank.ssd import SSD
 
@@ -49,6 +48,10 @@ def candidates(n: int, seed: int = 0, broken: bool = True) -> Candidates:
     return Candidates(rows, scores)
 
 
+def distinct(codes: np.ndarray) -> int:
+    return len(set(codes[codes >= 0].tolist())) + int((codes < 0).sum())
+
+
 @pytest.mark.parametrize("selector", SELECTORS, ids=repr)
 @pytest.mark.parametrize("n", [0, 1, 5, 200])
 def test_a_selector_returns_distinct_valid_indices_and_repeats_itself(
@@ -58,7 +61,9 @@ def test_a_selector_returns_distinct_valid_indices_and_repeats_itself(
     index = selector.select(Query(limit=20), found)
     assert len(set(index.tolist())) == len(index)
     assert all(0 <= i < n for i in index)
-    assert len(index) >= min(n, 20)  # the page is full when the candidates allow it
+    products = getattr(selector, "products", None)
+    most = n if products is None else distinct(products(found.rows))
+    assert len(index) >= min(most, 20)  # the page is full when the candidates allow it
     np.testing.assert_array_equal(index, selector.select(Query(limit=20), found))
 
 
@@ -104,7 +109,7 @@ def test_the_better_of_two_alike_survives() -> None:
     codes = np.full(1000, -1)
     codes[[11, 500]] = 3
     kept = found.take(Dedup(products=codes.__getitem__).select(query, found))
-    assert kept.rows.tolist() == [11, 12, 10]
+    assert kept.rows.tolist() == [11, 12, 10]  # 500 is the product that 11 is
 
 
 def test_likeness_goes_through_survivors_only() -> None:
@@ -114,12 +119,32 @@ def test_likeness_goes_through_survivors_only() -> None:
     assert kept.tolist() == [0, 2]  # 2 is like 1, which is gone, and not like 0
 
 
-def test_a_page_that_would_be_short_takes_the_best_of_those_dropped_last() -> None:
-    codes = np.array([7, 7, 7, 8])
-    dedup = Dedup(products=codes.__getitem__)
+def test_a_page_that_would_be_short_takes_the_best_near_duplicates_but_no_product_twice() -> None:
+    codes = np.array([[7, 7], [7, 7], [7, 7], [8, 8]], np.uint16)
     found = Candidates(np.arange(4, dtype=np.int32), np.array([4, 3, 2, 1], np.float32))
+    dedup = Dedup(signatures=codes.__getitem__)
     assert dedup.select(Query(limit=3), found).tolist() == [0, 3, 1]
     assert dedup.select(Query(limit=2), found).tolist() == [0, 3]
+    dedup = Dedup(products=codes[:, 0].astype(int).__getitem__)
+    assert dedup.select(Query(limit=3), found).tolist() == [0, 3]
+
+
+def test_near_vectors_are_duplicates() -> None:
+    vectors = np.array([[1.0, 0.0], [0.99, 0.1411], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    found = Candidates(np.arange(5, dtype=np.int32), np.array([5, 4, 3, 2, 1], np.float32))
+    kept = Dedup(vectors=vectors.__getitem__, vector=0.98).survivors(Query(), found)
+    assert kept.kept.tolist() == [0, 2, 3, 4]  # those without a vector are like nothing
+    assert (kept.gone.tolist(), kept.by.tolist(), kept.why.tolist()) == ([1], [0], [VECTOR])
+
+
+def test_what_a_page_before_showed_displaces_its_twins() -> None:
+    codes = np.array([7, 8, 7, 9])
+    found = Candidates(np.array([1, 2, 3], np.int32), np.array([1, 9, 2], np.float32))
+    query = Query(live={"page.rows": np.array([0], np.int32)})
+    kept = Dedup(products=codes.__getitem__).survivors(query, found)
+    assert found.rows[kept.kept].tolist() == [3, 1]
+    assert (found.rows[kept.gone].tolist(), kept.by.tolist()) == ([2], [0])
+    assert kept.why.tolist() == [PRODUCT]
 
 
 def test_the_same_row_comes_once_with_its_best_score() -> None:
@@ -204,39 +229,3 @@ def test_ssd_equals_its_formula(
         shares = left @ axis / (axis @ axis) if axis @ axis > 1e-10 else np.zeros(n)
         left -= shares[:, None] * axis
         taken.append((axis, shares))
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(-1, 3), st.integers(-1, 2)), max_size=30),
-    st.integers(1, 3),
-    st.integers(1, 6),
-    st.integers(1, 12),
-)
-def test_no_quota_is_ever_broken_and_the_page_ends_only_where_none_can_be_kept(
-    items: list[tuple[int, int]], most: int, among: int, limit: int
-) -> None:
-    codes = np.array(items, np.int64).reshape(-1, 2)
-    rows = np.arange(len(items), dtype=np.int32)
-    found = Candidates(rows, np.linspace(1, 0, len(items)).astype(np.float32))
-    quotas = {
-        "brand": Quota(lambda r: codes[r, 0], most, among),
-        "kind": Quota(lambda r: codes[r, 1], 2, 4),
-    }
-    page = Quotas(quotas).select(Query(limit=limit), found).tolist()
-
-    def broken(places: list[int]) -> bool:
-        return any(
-            sum(codes[i, axis] == value for i in places[start : start + wide]) > k
-            for axis, k, wide in ((0, most, among), (1, 2, 4))
-            for start in range(len(places))
-            for value in range(4)
-        )
-
-    assert not broken(page)
-    assert len(set(page)) == len(page) <= limit
-    if len(page) < min(limit, len(items)):
-        assert all(broken([*page, other]) for other in set(range(len(items))) - set(page))
-    for place in range(len(page)):  # each is the best that fits there
-        better = set(range(page[place])) - set(page[:place])
-        assert all(broken([*page[:place], other]) for other in better)
