@@ -28,8 +28,8 @@ from funnel.catalogue import write_catalogue
 from funnel.config import Config, parse
 from funnel.generation import Generation, Manifest
 from funnel.rulebook import RuleBook
-from funnel.types import Array, Candidates, Query
-from rerank import PINNED, PRICE, PROPENSITY, SPONSORED, Rerank, build
+from funnel.types import AD, PINNED, PRICE, PROPENSITY, Array, Candidates, Query
+from rerank import Rerank, build
 
 ITEMS, SMALL = 120, 6
 RULES_EACH = 25  # slates for one config and one set of rules
@@ -253,7 +253,7 @@ def _between(rows: tuple[int, ...], held: dict[int, int]) -> tuple[int, ...]:
 
 def _ads(shop: Shop, made: Case, page: Candidates) -> str:
     ads, rows = made.settings["ads"], page.rows.tolist()
-    places = [place for place, ad in enumerate(page.columns[SPONSORED], 1) if ad]
+    places = [place for place, ad in enumerate(page.columns[AD], 1) if ad]
     if len(places) > int(ads["load"] * made.limit + 1e-9):
         return "too many ads"
     if any(b - a <= ads["gap"] for a, b in pairwise(places)):

@@ -56,10 +56,10 @@ class Clustered(Store):
                 self._empty(_user(user) + OUTBOX, [position for position, _ in entries])
 
     def _empty(self, box: str, positions: Sequence[str]) -> None:
-        self._ask(lambda client: client.xdel(box, *positions), patient=True)
+        self.ask(lambda client: client.xdel(box, *positions), patient=True)
 
     def _values(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         if not keys:
             return []
-        found: Sequence[bytes | None] = self._ask(lambda client: client.mget_nonatomic(keys))
+        found: Sequence[bytes | None] = self.ask(lambda client: client.mget_nonatomic(keys))
         return found

@@ -4,8 +4,12 @@ The live store: what users did up to now, in any Redis 7+ or Valkey. Only this f
     {u:<user id>}        a user's newest actions, packed: one GET is all a request needs
     {u:<user id>}:seen   digests of the events that the user sent last, so that one counts once
     {u:<user id>}:counts the user's decayed counters, where `features.users` asks for them
+    {u:<user id>}:shown  the pages that the user was shown last, where scenes know fatigue
     {u:<user id>}:gone   the user was deleted: events up to this time are refused, for good
     {i:<item id>}        an item's decayed counters of what came through this store
+    {o:<request id>}     the ads of a page and the prices of a click (features/sponsors.py)
+    {s:<sponsor id>}     a sponsor's budget, its days and what was spent
+    sponsors, boosts     all sponsors with a budget; how far each scene raises its new items
     log                  the live log, a stream of the events in the order of their arrival
     forgotten            digests of the users who were deleted, a stream too (funnel.forgotten)
     dead                 events that were refused, with the reasons, a stream
@@ -61,7 +65,7 @@ LUA = Path(__file__).with_name("store.lua").read_text()
 BATCH = 200  # events a step of the server, which does nothing else meanwhile
 CLUSTER = "+cluster"  # in the url's scheme
 MEMORY = 4  # event ids remembered for a user, for each action that the history keeps
-LOG, DEAD, SEEDED, COUNTS = "log", "dead", "seeded", ":counts"
+LOG, DEAD, SEEDED, COUNTS, SHOWN = "log", "dead", "seeded", ":counts", ":shown"
 BURIED = 1000  # refused events of one call that are kept: a client gone mad has told enough by then
 EVENT = struct.Struct("<IIdBHHI")  # user, item, time, counter; lengths of id, entry and record
 PATIENT_MS = 5000  # the least wait for what is not part of a request
@@ -206,11 +210,11 @@ class Store:
                     pipe.xadd(DEAD, fields, maxlen=self.dead_length, approximate=True)
                 pipe.execute()
 
-        self._ask(add, patient=True)
+        self.ask(add, patient=True)
 
     def dead_letters(self, count: int = 100) -> list[DeadLetter]:
         """The last `count` events that were refused, the newest first."""
-        found = self._ask(lambda client: client.xrevrange(DEAD, count=count), patient=True)
+        found = self.ask(lambda client: client.xrevrange(DEAD, count=count), patient=True)
         return [
             DeadLetter(
                 order(position.decode())[0],
@@ -226,7 +230,7 @@ class Store:
         def ask(client: Any) -> int:
             return int(client.xinfo_stream(DEAD)["entries-added"]) if client.exists(DEAD) else 0
 
-        return int(self._ask(ask, patient=True))
+        return int(self.ask(ask, patient=True))
 
     def user(self, user_id: str, at: int | None = None) -> UserHistory:
         """What the user did last, oldest first; nothing for an unknown user. One round trip.
@@ -234,7 +238,7 @@ class Store:
         Counters are as of `at` (epoch ms), or of now.
         """
         keys = [_key(_user(user_id)), *([_key(_user(user_id) + COUNTS)] if self._own_span else [])]
-        value, *counts = self._ask(lambda client: client.mget(keys))
+        value, *counts = self.ask(lambda client: client.mget(keys))
         found = packed.unpacked(value, user_id, self.history) if value else UserHistory()
         if not counts:
             return found
@@ -243,6 +247,25 @@ class Store:
         )
         counters = dict(zip(self.own_names, table[0].tolist(), strict=True))
         return replace(found, counters=counters)
+
+    def show(self, user_id: str, at: int, item_ids: Sequence[str], pages: int) -> None:
+        """Remembers a page of a user; the last `pages` of them stay."""
+        key, entry = _key(_user(user_id) + SHOWN), json.dumps([at, *item_ids]).encode()
+
+        def add(client: Any) -> None:
+            with client.pipeline(transaction=False) as pipe:  # one key: one node of a cluster
+                pipe.rpush(key, entry)
+                pipe.ltrim(key, -pages, -1)
+                pipe.expire(key, self.keep_s)
+                pipe.execute()
+
+        self.ask(add, patient=True)
+
+    def shown(self, user_id: str) -> list[tuple[int, list[str]]]:
+        """The pages that the user was shown, oldest first: when (epoch ms), and their items."""
+        key = _key(_user(user_id) + SHOWN)
+        entries = [json.loads(one) for one in self.ask(lambda client: client.lrange(key, 0, -1))]
+        return [(int(at), item_ids) for at, *item_ids in entries]
 
     def delete_user(self, user_id: str) -> bool:
         """Forgets the user; whether there was anything to forget.
@@ -253,10 +276,11 @@ class Store:
         existed = bool(self._run([_key(name) for name in _keys(user_id)], ["delete", _now()]))
         mark = {b"user": user_digest(user_id).encode(), b"until": str(_now()).encode()}
         self.append(FORGOTTEN, mark, self.log_length)
+        self.ask(lambda client: client.delete(_key(_user(user_id) + SHOWN)), patient=True)
         letters = self.entries(DEAD, count=2 * self.dead_length)
         own = [at for at, one in letters if json.loads(one[b"event"]).get("user_id") == user_id]
         if own:
-            self._ask(lambda client: client.xdel(DEAD, *own), patient=True)
+            self.ask(lambda client: client.xdel(DEAD, *own), patient=True)
         return existed
 
     def seed(
@@ -284,7 +308,7 @@ class Store:
                 args.append(self._counts((counts or {}).get(user_id, ()), at))
             written += int(self._run(keys, args))
         if generation:
-            self._ask(lambda client: client.set(SEEDED, generation), patient=True)
+            self.ask(lambda client: client.set(SEEDED, generation), patient=True)
         return written
 
     def _packed(
@@ -308,7 +332,7 @@ class Store:
 
     def seeded(self) -> str:
         """The generation whose snapshot was loaded, empty if none was."""
-        value = self._ask(lambda client: client.get(SEEDED), patient=True)
+        value = self.ask(lambda client: client.get(SEEDED), patient=True)
         return str(value.decode()) if value else ""
 
     def counters(self, item_ids: Sequence[str], at: int) -> NDArray[np.float64]:
@@ -317,7 +341,7 @@ class Store:
         return self._decayed(self._values(keys), self._layout, self.spans, at)
 
     def _values(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-        found: Sequence[bytes | None] = self._ask(lambda client: client.mget(keys)) if keys else []
+        found: Sequence[bytes | None] = self.ask(lambda client: client.mget(keys)) if keys else []
         return found
 
     def _decayed(
@@ -362,19 +386,19 @@ class Store:
         def add(client: Any) -> Any:
             return client.xadd(stream, fields, maxlen=length, approximate=True)
 
-        return str(self._ask(add, patient=True).decode())
+        return str(self.ask(add, patient=True).decode())
 
     def entries(
         self, stream: str, after: str = "0", count: int = 100, block_ms: int = 0
     ) -> list[tuple[str, dict[bytes, bytes]]]:
         """At most `count` entries of a stream after a position, with theirs, oldest first."""
         block = min(block_ms, LONGEST_BLOCK_MS) or None
-        read = self._ask(lambda client: client.xread({stream: after}, count, block), patient=True)
+        read = self.ask(lambda client: client.xread({stream: after}, count, block), patient=True)
         return [(position.decode(), fields) for position, fields in (read[0][1] if read else [])]
 
     def end(self, stream: str) -> str:
         """The position of the last entry, "0" where there is none."""
-        last = self._ask(lambda client: client.xrevrange(stream, count=1), patient=True)
+        last = self.ask(lambda client: client.xrevrange(stream, count=1), patient=True)
         return str(last[0][0].decode()) if last else "0"
 
     def cut_off(self, stream: str, after: str) -> bool:
@@ -388,11 +412,11 @@ class Store:
                 return False
             return order(about["first-entry"][0].decode()) > order(after)
 
-        return bool(self._ask(ask, patient=True))
+        return bool(self.ask(ask, patient=True))
 
     def ping(self) -> None:
         """Raises `Unavailable` if the store does not answer."""
-        self._ask(lambda client: client.ping())
+        self.ask(lambda client: client.ping())
 
     def close(self) -> None:
         """Closes the connections, and the embedded server if this process started it."""
@@ -409,9 +433,11 @@ class Store:
         self.close()
 
     def _run(self, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        return self._ask(lambda client: self._connect()[2](keys, args, client), patient=True)
+        return self.ask(lambda client: self._connect()[2](keys, args, client), patient=True)
 
-    def _ask(self, do: Callable[[Any], Any], patient: bool = False) -> Any:
+    def ask(self, do: Callable[[Any], Any], patient: bool = False) -> Any:
+        """What `do` gets of a connected client; `patient` waits longer than a request may. Raises
+        `Unavailable`."""
         try:
             return do(self._connect()[1 if patient else 0])
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:

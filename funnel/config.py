@@ -310,6 +310,10 @@ class Fresh(Section):
     gain: float = Field(0.02, gt=0.0, description="how fast the controller goes after its target")
     most: float = Field(20.0, gt=1.0, description="largest factor on a new item's value")
 
+    def step(self, places: int, fresh: int) -> float:
+        """What a page adds to the logarithm of the factor: it integrates what is missing."""
+        return self.gain * (self.share * places - fresh)
+
 
 class Rerank(Section):
     budget_ms: Positive = Field(10, description="time before the plain top of rank is used")

@@ -28,14 +28,20 @@ from funnel.errors import BadQuery, FunnelError, NotFound, Unavailable
 from funnel.facets import facets
 from funnel.generation import Generation
 from funnel.log import Logged, RequestLog
+from funnel.moment import Moment
 from funnel.page import Ask, Hit, Page
 from funnel.passages import passages
 from funnel.pipeline import Pipeline
 from funnel.predicate import check, parse
 from funnel.sort import checked, onwards
 from funnel.types import (
+    AD,
+    FRESH,
     NO_ITEM,
     NO_ROWS,
+    PINNED,
+    PRICE,
+    PROPENSITY,
     Array,
     Candidates,
     History,
@@ -131,6 +137,8 @@ class Gateway:
     pool: Executor
     log: RequestLog | None = None
     now: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000_000)
+    moment: Moment | None = None
+    earlier: Callable[[str], Generation | None] = field(default=lambda id: None)
 
     def page(self, ask: Ask, deadline: float = float("inf")) -> Page:
         """The page that was asked for. Raises `BadQuery` or `NotFound` for the caller's faults."""
@@ -145,8 +153,10 @@ class Gateway:
         ms = 1e3 * (time.perf_counter() - start)
         if self.log is not None:
             self.log.append(entry(query, left["rank"], page, degraded, ms))
+        if self.moment is not None:
+            self.moment.showed(query, page, serving.generation)
         return Page(
-            hits=hits(query, page, serving.generation, self.config, len(served)),
+            hits=hits(query, page, serving.generation, self.config),
             request_id=query.request_id,
             generation=serving.generation.id,
             total=len(faced),
@@ -176,8 +186,11 @@ class Gateway:
         if at < 0:
             raise BadQuery(f"at = {at} is before 1970; it is epoch milliseconds, 0 means now")
         recent, steps = self._recent(ask.user_id, scene)
+        live, told = self._live(ask, scene, generation)
         history = history_of(recent, generation, self.config, at) if recent else History()
-        served = _served(ask.cursor, generation.id)
+        served, above = self._served(ask.cursor, generation)
+        if above:
+            live |= {"page.rows": served, "page.above": np.asarray(above, np.int32)}
         own = np.array([item] if item >= 0 else [], np.int32)
         done = excluded_rows(history, scene, generation.manifest.actions)
         filters = conditions(ask, generation, self.config)
@@ -194,13 +207,51 @@ class Gateway:
             limit=limit,
             history=history,
             user=user_columns(ask.user_id, generation, self.config) | counters_of(recent),
+            live=live,
             filters=filters,
             sort=sort,
             excluded=np.unique(np.concatenate([done, served, own, blocked(ask, generation)])),
             generation=generation.id,
             trace=ask.trace,
         )
-        return query, served, steps
+        return query, served, (*steps, *told)
+
+    def _live(
+        self, ask: Ask, scene: Scene, generation: Generation
+    ) -> tuple[dict[str, Array], tuple[Step, ...]]:
+        """What rerank must know of the moment."""
+        if self.moment is None:
+            return {}, ()
+        found = self.moment.live(ask.scene, generation)
+        if not (ask.user_id and scene.rerank.fatigue.on):
+            return found, ()
+        start = time.perf_counter()
+        budget = scene.store_budget_ms * self.config.serve.budgets / 1e3
+        fault = ""
+        future = self.pool.submit(self.moment.shown, ask.user_id, generation)
+        try:
+            found |= future.result(budget)
+        except FutureTimeout:
+            fault = f"no pages within {1e3 * budget:.0f} ms; went on as if none had been shown"
+        except FunnelError as error:
+            fault = f"{error}; went on as if none had been shown"
+        count = len(found.get("shown.rows", ()))
+        return found, (Step("shown", count, count, 1e3 * (time.perf_counter() - start), fault),)
+
+    def _served(self, cursor: str, generation: Generation) -> tuple[Rows, int]:
+        """The rows that the pages before showed, as `cursor` packed them (those of a generation
+        before this one by their items), and how many places that were."""
+        made, rows, above = unpacked_cursor(cursor)
+        if not cursor or made == generation.id:
+            return rows, above
+        before = self.earlier(made)
+        if before is None:
+            raise BadQuery(
+                f"the cursor is of generation {made}, now {generation.id} serves; ask again"
+            )
+        rows = rows[(rows >= 0) & (rows < len(before.items))]
+        found = generation.items.rows(before.items.item_ids(rows))
+        return found[found != NO_ITEM], above
 
     def _recent(self, user_id: str, scene: Scene) -> tuple[Recent | None, tuple[Step, ...]]:
         if not user_id:
@@ -275,29 +326,29 @@ def blocked(ask: Ask, generation: Generation) -> Rows:
     return found
 
 
-def _served(cursor: str, generation: str) -> Rows:
-    """The rows that the pages before showed, as `cursor` packed them."""
+def unpacked_cursor(cursor: str) -> tuple[str, Rows, int]:
+    """The generation and the rows that `cursor` packed, and how many places are above. Raises
+    `BadQuery`."""
     if not cursor:
-        return NO_ROWS
+        return "", NO_ROWS, 0
     try:
         head, packed = base64.urlsafe_b64decode(cursor.encode()).split(b"\n", 1)
-        made, count = json.loads(head)
+        made, count, above = json.loads(head)
         rows = np.frombuffer(zlib.decompress(packed), "<i4")
-        if len(rows) != count:
+        if len(rows) != count or not count <= int(above):
             raise ValueError("length")
     except (ValueError, TypeError, zlib.error) as error:
         raise BadQuery(
             f"the cursor '{cursor[:40]}' is not one of ours; ask again without"
         ) from error
-    if made != generation:
-        raise BadQuery(f"the cursor is of generation {made}, now {generation} serves; ask again")
-    return rows.astype(np.int32)
+    return str(made), rows.astype(np.int32), int(above)
 
 
 def cursor(query: Query, page: Candidates, served: Rows) -> str:
     """Where the next page goes on: the rows it must not show again."""
     rows = np.concatenate([served, page.rows]).astype("<i4")
-    head = json.dumps([query.generation, len(rows)]).encode()
+    above = int(query.live.get("page.above", 0)) + len(page)
+    head = json.dumps([query.generation, len(rows), above]).encode()
     return base64.urlsafe_b64encode(head + b"\n" + zlib.compress(rows.tobytes(), 9)).decode()
 
 
@@ -339,14 +390,20 @@ def entry(
     """What the log keeps: every candidate that reached rerank, and where the page put it."""
     place = {int(row): position for position, row in enumerate(page.rows, 1)}
     positions = np.array([place.get(int(row), 0) for row in ranked.rows], np.int32)
-    return Logged(query, ranked, positions=positions, degraded=degraded, ms=ms)
+    at = np.flatnonzero(positions)
+    columns: dict[str, Array] = {}
+    for name in (AD, PRICE, PROPENSITY, PINNED, FRESH):
+        if name in page.columns:
+            column = np.full(len(positions), np.nan, np.float32)
+            column[at] = page.columns[name][positions[at] - 1]
+            columns[name] = column
+    logged = ranked.with_columns(columns)
+    return Logged(query, logged, positions=positions, degraded=degraded, ms=ms)
 
 
-def hits(
-    query: Query, page: Candidates, generation: Generation, config: Config, offset: int
-) -> tuple[Hit, ...]:
+def hits(query: Query, page: Candidates, generation: Generation, config: Config) -> tuple[Hit, ...]:
     """The page for people: titles, attributes, highlights and a reason."""
-    items, n = generation.items, len(page)
+    items, n, offset = generation.items, len(page), int(query.live.get("page.above", 0))
     ids, shown = items.item_ids(page.rows), items.take(page.rows)
     titles = shown.column("title").to_pylist()
     names = [name for name in config.data.filterable if name in shown.column_names]
@@ -368,6 +425,9 @@ def hits(
                 highlight=mark(titles[i] or ""),
                 why=_why(finite),
                 position=offset + i + 1,
+                sponsored=bool(seen.get(AD)),
+                price=finite.get(PRICE, 0.0),
+                propensity=finite.get(PROPENSITY, 0.0),
                 evidence=finite if query.trace else {},
                 passage=parts[i],
             )
@@ -377,6 +437,10 @@ def hits(
 
 def _why(evidence: Mapping[str, float]) -> str:
     reasons = {text: None for name, text in REASONS.items() if f"recall.{name}" in evidence}
+    if evidence.get(AD):
+        reasons = {"sponsored": None, **reasons}
+    if evidence.get(PINNED):
+        reasons = {"pinned by a rule": None, **reasons}
     return "; ".join(reasons) or "fills the page"
 
 

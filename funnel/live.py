@@ -216,6 +216,11 @@ class LiveGenerations:
                     self._open.pop(old).follower.close()
             return self._open[id]
 
+    def held(self, id: str) -> Generation | None:
+        """The generation if it is one of those that are open, and does not open it."""
+        found = self._open.get(id)
+        return found.generation if found is not None else None
+
     def close(self) -> None:
         for held in self._open.values():
             held.follower.close()

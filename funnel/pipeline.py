@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from funnel.config import STAGES, Config, Scene, parse
 from funnel.generation import Generation
+from funnel.rulebook import RuleBook, rulebooks
 from funnel.sort import Sorted, restored
 from funnel.stage import Chain, Deadline, Fallback, Hydrator, Observed, Stage
 from funnel.types import Candidates, Query, Rows, Step
@@ -120,11 +121,13 @@ def local(
     names: tuple[str, ...] = STAGES,
     pool: Executor | None = None,
     follow: Callable[[Upsert], None] = lambda upsert: None,
+    books: Mapping[str, RuleBook] | None = None,
 ) -> dict[str, dict[str, Stage]]:
     """The stages themselves, in this process: scene -> stage name -> stage.
 
     Only the folders named are imported, so a process that serves prerank needs no torch. `follow`
-    gets what must be told of every upsert to a live catalogue.
+    gets what must be told of every upsert to a live catalogue; `books` are the files of rules, read
+    now where they are not given.
     """
     scenes: dict[str, dict[str, Stage]] = {name: {} for name in config.scenes}
     if "recall" in names:
@@ -147,8 +150,9 @@ def local(
     if "rerank" in names:
         import rerank
 
+        books = rulebooks(config) if books is None else books
         for scene in scenes:
-            scenes[scene]["rerank"] = rerank.build(generation, config, scene)
+            scenes[scene]["rerank"] = rerank.build(generation, config, scene, books, counters)
     return scenes
 
 

@@ -25,6 +25,7 @@ from funnel.log import Logged, read
 from funnel.metrics import bootstrap_interval, ndcg_at_k
 from funnel.overlay import LiveCatalogue
 from funnel.pipeline import Pipeline, offline
+from funnel.roles import SPONSOR
 from funnel.timeline import Events, Timeline, groups, read_events
 from funnel.types import NO_ITEM, Array, History, Query, Rows
 
@@ -151,16 +152,35 @@ def _mapped(rows: Array, source: Generation, target: Generation) -> Rows:
     return target.items.rows(source.items.item_ids(rows))
 
 
+def _sponsors(generation: Generation) -> list[str]:
+    return generation.items.values(SPONSOR) if generation.items.has("codes", SPONSOR) else []
+
+
 def moved(query: Query, source: Generation, target: Generation) -> Query:
     """The query in another generation's rows; items that it lacks are left out."""
     rows = _mapped(query.history.rows, source, target)
     kept = rows != NO_ITEM
     excluded = _mapped(query.excluded, source, target)
+    live = dict(query.live)
+    if "shown.rows" in live:
+        shown = _mapped(live["shown.rows"], source, target)
+        live["shown.rows"] = shown[shown != NO_ITEM]
+        live["shown.times"] = live["shown.times"][shown != NO_ITEM]
+    if "page.rows" in live:
+        above = _mapped(live["page.rows"], source, target)
+        live["page.rows"] = above[above != NO_ITEM]
+    if "sponsor.codes" in live:
+        codes = {name: code for code, name in enumerate(_sponsors(target))}
+        names = [_sponsors(source)[code] for code in live["sponsor.codes"].tolist()]
+        there = np.array([name in codes for name in names], bool)
+        live["sponsor.codes"] = np.array([codes[n] for n in names if n in codes], np.int32)
+        live["sponsor.rates"] = live["sponsor.rates"][there]
     item = query.item
     return replace(
         query,
         history=History(rows[kept], query.history.actions[kept], query.history.times[kept]),
         excluded=excluded[excluded != NO_ITEM],
+        live=live,
         item=int(_mapped(np.array([item]), source, target)[0]) if item >= 0 else item,
         generation=target.id,
     )

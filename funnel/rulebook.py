@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from funnel.config import Config
 from funnel.errors import BadConfig, BadQuery
 from funnel.predicate import parse
 
@@ -160,4 +161,7 @@ class RuleBook:
         return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-__all__ = ["Rule", "RuleBook", "plain", "read_rules"]
+def rulebooks(config: Config) -> dict[str, RuleBook]:
+    """The rule files of all scenes, each once. Raises `BadConfig` for one that is not sound."""
+    paths = [scene.rerank.rules for scene in config.scenes.values() if scene.rerank.rules]
+    return {path: RuleBook(path) for path in dict.fromkeys(paths)}

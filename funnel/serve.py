@@ -24,8 +24,10 @@ from funnel.gateway import Gateway, Serving
 from funnel.generation import Generation, current
 from funnel.intake import Intake
 from funnel.log import EventArchive, RequestLog
+from funnel.moment import Moment
 from funnel.pipeline import local, pipeline
 from funnel.remote import RemoteStage
+from funnel.rulebook import RuleBook, rulebooks
 from funnel.service import (
     CatalogService,
     FeaturesService,
@@ -44,6 +46,7 @@ from recall.popular import Popular
 from recall.suggest import Suggest
 
 if TYPE_CHECKING:
+    from features.sponsors import Sponsors
     from features.store import Store
     from funnel.live import LiveGenerations
 
@@ -89,7 +92,11 @@ def here(
 ) -> Callable[[str], dict[str, dict[str, Stage]]]:
     """Loads stages of a generation into this process: scene -> stage name -> stage."""
     pool = stack.enter_context(ThreadPoolExecutor(CHANNEL_THREADS, "channel"))
-    counting = {"prerank", "rank"} & set(names)
+    draws = any(s.rerank.explore.method == "thompson" for s in config.scenes.values())
+    counting = ({"prerank", "rank", "rerank"} if draws else {"prerank", "rank"}) & set(names)
+    books = rulebooks(config) if "rerank" in names else {}
+    if books:
+        _watched(books, stack)
     store = _store(config, stack, start=False) if counting else None
 
     def load(id: str) -> dict[str, dict[str, Stage]]:
@@ -98,11 +105,26 @@ def here(
         if store:
             counters = _counters(held.generation, config, store, stack)
         follow = held.follower.upserts.append
-        stages = local(held.generation, config, counters, names, pool, follow)
+        stages = local(held.generation, config, counters, names, pool, follow, books)
         held.follower.start(CATCH_UP_S)
         return stages
 
     return load
+
+
+def _watched(books: Mapping[str, RuleBook], stack: ExitStack) -> None:
+    """Looks every second whether the rules have changed."""
+    closed = threading.Event()
+
+    def work() -> None:
+        while not closed.wait(POLL_S):
+            for book in books.values():
+                book.refresh()
+
+    thread = threading.Thread(target=work, name="rules", daemon=True)
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(closed.set)
 
 
 class Nothing:
@@ -169,8 +191,19 @@ def _features(config: Config, stack: ExitStack) -> Server:
         stack.callback(forgotten.close)
         changes = ChangeArchive(config.log.dir, log, config.log.seconds)
         stack.callback(changes.close)
-    services: Sequence[Service] = [FeaturesService(store), CatalogService(log, Columns(config))]
+    services: Sequence[Service] = [
+        FeaturesService(store, _sponsors(config, store)),
+        CatalogService(log, Columns(config)),
+    ]
     return Server(config.serve.features, services, config.serve.workers)
+
+
+def _sponsors(config: Config, store: Store) -> Sponsors | None:
+    """Who charges clicks on ads, where a scene has such."""
+    from features.sponsors import Sponsors
+
+    has = any(scene.rerank.ads.method != "off" for scene in config.scenes.values())
+    return Sponsors(store) if has else None
 
 
 class Columns:
@@ -224,7 +257,11 @@ def _gateway(
         requests = RequestLog(config.log.dir, config.log.rows, config.log.seconds)
         stack.callback(requests.close)
     follower = Follower(config, stages, ready, pool, generations)
-    gateway = Gateway(config, follower.first(), store, pool, requests)
+    moment = Moment(config, store)
+    stack.callback(moment.close)
+    gateway = Gateway(
+        config, follower.first(), store, pool, requests, moment=moment, earlier=generations.held
+    )
     stack.callback(follower.close)
     follower.follow(gateway)
     services: Sequence[Service] = [FunnelService(gateway)]

@@ -50,6 +50,7 @@ from protos import (
 )
 
 if TYPE_CHECKING:
+    from features.sponsors import Sponsors
     from features.store import Store, Tracked
     from funnel.live import CatalogueLog
 
@@ -59,6 +60,7 @@ MESSAGE_BYTES = 64 << 20
 DETAIL_CHARACTERS = 600  # an error travels in a header of at most 8 KiB, percent-encoded
 
 STAGES = {name: f"funnel.v1.{name.capitalize()}" for name in config.STAGES}
+CLICK = "click"
 REGISTER: dict[str, Callable[[Any, grpc.Server], None]] = {
     "catalog": catalog_pb2_grpc.add_CatalogServicer_to_server,
     "features": features_pb2_grpc.add_FeaturesServicer_to_server,
@@ -106,8 +108,9 @@ class FeaturesService(features_pb2_grpc.FeaturesServicer):
 
     name = "funnel.v1.Features"
 
-    def __init__(self, store: Store):
-        self.store = store
+    def __init__(self, store: Store, sponsors: Sponsors | None = None):
+        """With `sponsors` clicks on ads are charged."""
+        self.store, self.sponsors = store, sponsors
         self.pool = ThreadPoolExecutor(thread_name_prefix="track")
 
     def register(self, server: grpc.Server) -> None:
@@ -138,11 +141,23 @@ class FeaturesService(features_pb2_grpc.FeaturesServicer):
                 events = [_event(event) for event in request.events]
                 if running is not None:
                     finished(running[0].result(), running[1])
-                running = self.pool.submit(self.store.track, events), before
+                running = self.pool.submit(self._track, events), before
                 before += len(events)
             if running is not None:
                 finished(running[0].result(), running[1])
         return reply
+
+    def _track(self, events: Sequence[Event]) -> Tracked:
+        told = self.store.track(events)
+        if self.sponsors is not None:
+            refused = {place for place, _ in told.refused}
+            clicks = [
+                (event.request_id, event.item_id)
+                for place, event in enumerate(events)
+                if event.action == CLICK and event.request_id and place not in refused
+            ]
+            self.sponsors.charge(clicks)  # an offer is charged once, however often it is clicked
+        return told
 
     def GetUser(
         self, request: features_pb2.GetUserRequest, context: grpc.ServicerContext

@@ -18,6 +18,10 @@ Rows = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
 NO_ITEM = -1
+# Columns that rerank adds to a page, where the scene can have such: whether the item is an ad and
+# what a click on it costs, its chance of standing there given the items above it, whether it is
+# pinned, whether it is new.
+AD, PRICE, PROPENSITY, PINNED, FRESH = "ad", "ad.price", "propensity", "rerank.pinned", "rerank.new"
 NO_ROWS: Rows = np.empty(0, np.int32)
 NO_ROWS.setflags(write=False)
 
@@ -87,10 +91,11 @@ class Query:
 
     `at` is the moment of asking in epoch ms, so a replay sees the same moment. `deadline` is an
     instant of this process's `time.monotonic()`; it stays off the wire, where RPC deadlines carry
-    it. `user` holds the user's attributes, each a NumPy scalar array or (k,) array; `live` what
+    it. `user` holds the user's attributes, each a NumPy scalar array or (k,) array. `live` is what
     rerank must know of the moment, in the same form: `shown.rows` and `shown.times` (what the user
-    was shown, and when), `page.rows` (what the pages before this one showed), `sponsor.codes` and
-    `sponsor.rates` (the share of requests that a sponsor's money lasts for), `fresh.boost`.
+    was shown, and when), `page.rows` and `page.above` (what the pages before this one showed, and
+    on how many places), `sponsor.codes` and `sponsor.rates` (the share of requests that a sponsor
+    takes part in), `fresh.boost` (the logarithm of the factor on new items).
     """
 
     request_id: str = ""

@@ -18,7 +18,19 @@ from funnel.errors import BadConfig, BadQuery
 from funnel.generation import Generation
 from funnel.rulebook import RuleBook
 from funnel.stage import Hydrator, Selector, Stage
-from funnel.types import Array, Candidates, Query, Step, best, taken
+from funnel.types import (
+    AD,
+    FRESH,
+    PINNED,
+    PRICE,
+    PROPENSITY,
+    Array,
+    Candidates,
+    Query,
+    Step,
+    best,
+    taken,
+)
 from rerank.ads import Ads
 from rerank.calibrated import Calibrated
 from rerank.dedup import REASONS, Dedup, Survivors
@@ -34,9 +46,6 @@ from rerank.spread import Vectors
 from rerank.ssd import SSD
 
 Names = Callable[[Array], Sequence[str]]
-# What became of a place of the page, beside the columns that came in.
-SPONSORED, PRICE, PROPENSITY = "ad", "ad.price", "propensity"
-PINNED, FRESH = "rerank.pinned", "rerank.fresh"
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Rerank:
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
         """At most `query.limit` of the candidates, best first, and the columns `ad`, `ad.price`,
-        `propensity`, `rerank.pinned` and `rerank.fresh` where the scene can have such.
+        `propensity`, `rerank.pinned` and `rerank.new` where the scene can have such.
 
         An order that the caller asks for stays: no pins, ads or chance, and no values are changed.
         """
@@ -72,7 +81,7 @@ class Rerank:
         above = np.asarray(query.live.get("page.rows", ()), np.int32)
         fixed: dict[int, int] = {}
         if ruled is not None and not query.sort:
-            fixed = ruled.fixed(len(above), query.limit)
+            fixed = ruled.fixed(int(query.live.get("page.above", len(above))), query.limit)
         pinned = np.array([*fixed.values()], np.intp)
         out[pinned] = False
         valued = replace(found, scores=self._values(query, found, ruled))
@@ -131,7 +140,7 @@ class Rerank:
             price = np.full(n, np.nan, np.float32)
             price[list(prices)] = list(prices.values())
             columns[PRICE] = price
-            columns[SPONSORED] = np.isfinite(price).astype(np.float32)
+            columns[AD] = np.isfinite(price).astype(np.float32)
         if self.layout.explore is not None:
             columns[PROPENSITY] = chances.astype(np.float32)
         if self.rules is not None:
@@ -199,12 +208,6 @@ def build(
         _fresh(generation, settings),
         generation.items.item_ids,
     )
-
-
-def rulebooks(config: Config) -> dict[str, RuleBook]:
-    """The rule files of all scenes, each once. Raises `BadConfig` for one that is not sound."""
-    paths = [scene.rerank.rules for scene in config.scenes.values() if scene.rerank.rules]
-    return {path: RuleBook(path) for path in dict.fromkeys(paths)}
 
 
 def _dedup(generation: Generation, settings: Settings, vectors: Vectors | None) -> Dedup:
@@ -309,4 +312,4 @@ def _positive(generation: Generation) -> Callable[[Array], Array]:
     return wanted.__getitem__
 
 
-__all__ = ["Rerank", "build", "rulebooks"]
+__all__ = ["Rerank", "build"]

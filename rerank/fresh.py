@@ -38,8 +38,3 @@ class Fresh:
         boost = float(query.live.get("fresh.boost", 0.0))
         factor = math.exp(min(max(boost, 0.0), math.log(self.settings.most)))
         return np.where(self.fresh(query, rows), factor, 1.0)
-
-
-def step(settings: Settings, places: int, fresh: int) -> float:
-    """What a page adds to the logarithm of the factor."""
-    return settings.gain * (settings.share * places - fresh)

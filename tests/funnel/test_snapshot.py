@@ -65,7 +65,7 @@ def store(config: Config, tmp_path: Path) -> Iterator[Store]:
 
 def counts(store: Store, user: str) -> np.ndarray:
     """As of the cut."""
-    table = store._ask(lambda client: client.get(f"{{u:{user}}}:counts"))
+    table = store.ask(lambda client: client.get(f"{{u:{user}}}:counts"))
     found = store._decayed([table], store._own_layout, (store._own_span,), UNTIL)
     return np.asarray(found[0])
 

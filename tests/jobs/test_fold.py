@@ -54,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 @pytest.fixture
 def log(store: Store) -> CatalogueLog:
-    store._ask(lambda client: client.delete("catalogue"), patient=True)
+    store.ask(lambda client: client.delete("catalogue"), patient=True)
     return CatalogueLog(store, 10_000)
 
 

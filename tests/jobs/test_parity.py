@@ -77,7 +77,7 @@ def test_any_events_come_to_the_same_state(
     again: list[int],
     seed: int,
 ) -> None:
-    store._ask(lambda client: client.flushall(), patient=True)
+    store.ask(lambda client: client.flushall(), patient=True)
     told = [
         Event(f"u{user}", f"i{item:02d}", action, START + at, f"e{n:03d}", query=query)
         for n, (user, item, action, at, query) in enumerate(log)

@@ -9,7 +9,7 @@ from funnel.config import Fatigue as Settings
 from funnel.config import Fresh as FreshSettings
 from funnel.types import History, Query
 from rerank.fatigue import HOUR_MS, Fatigue
-from rerank.fresh import DAY_MS, Fresh, step
+from rerank.fresh import DAY_MS, Fresh
 
 AT = 1_000 * HOUR_MS
 POSITIVE = np.array([False, True, False]).__getitem__
@@ -75,5 +75,5 @@ def test_the_controller_holds_its_target(target: float) -> None:
         value[new] *= np.exp(np.clip(log, 0, np.log(known.most)))
         page = np.argsort(-value)[:20]
         shares.append(new[page].mean())
-        log = float(np.clip(log + step(known, 20, int(new[page].sum())), 0, np.log(known.most)))
+        log = float(np.clip(log + known.step(20, int(new[page].sum())), 0, np.log(known.most)))
     assert np.mean(shares[100:]) == pytest.approx(target, abs=0.01)

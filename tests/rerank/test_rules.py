@@ -16,8 +16,8 @@ from funnel.errors import BadConfig
 from funnel.generation import Generation, Manifest
 from funnel.holds import holds
 from funnel.predicate import parse as condition
-from funnel.types import Candidates, Query
-from rerank import PINNED, build
+from funnel.types import PINNED, Candidates, Query
+from rerank import build
 
 ITEMS = pa.table(
     {
