@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -496,6 +497,65 @@ def dead_letters(
     with Store.open(settings, start=False) as store:
         found, total = store.dead_letters(limit), store.refused()
     _print(found, as_json, shown(found, total))
+
+
+@app.command()
+def rules(
+    file: Annotated[Path, typer.Argument(help="File of rules: see docs/rerank.md.")],
+    as_json: Json = False,
+) -> None:
+    """Check a file of rules and show them; running services read theirs again by themselves."""
+    from funnel.rulebook import read_rules
+    from funnel.show import rules as shown
+
+    found = read_rules(file)
+    _print([rule.model_dump(mode="json") for rule in found], as_json, shown(found))
+
+
+@app.command()
+def sponsors(
+    put: Annotated[str, typer.Option(help="Set the budget of this sponsor.")] = "",
+    budget: Annotated[float | None, typer.Option(help="With --put: money for clicks.")] = None,
+    since: Annotated[str, typer.Option(help="With --put: from then, UTC; empty: now.")] = "",
+    until: Annotated[
+        str, typer.Option(help="With --put: until then, spent evenly; empty: until it is gone.")
+    ] = "",
+    remove: Annotated[str, typer.Option(help="Take this sponsor's budget away.")] = "",
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Sponsors' budgets and what was spent of them. Who has none here is not limited."""
+    from features.sponsors import Sponsor, Sponsors
+    from features.store import Store
+    from funnel.show import sponsors as shown
+
+    if put and budget is None:
+        raise BadQuery(f"--put {put} needs --budget")
+    if not put and (budget is not None or since or until):
+        raise BadQuery("--budget, --since and --until go with --put")
+    now = time.time_ns() // 1_000_000
+    with Store.open(load(config), start=False) as store:
+        known = Sponsors(store)
+        if put and budget is not None:
+            begins = _moment("since", since) or now
+            known.put(Sponsor(put, budget, since=begins, until=_moment("until", until)))
+        if remove:
+            known.remove(remove)
+        found = known.all()
+    _print(found, as_json, shown(found, now))
+
+
+def _moment(name: str, text: str) -> int:
+    """`2026-11-27` or `2026-11-27T18:00` in UTC as epoch ms; 0 for nothing."""
+    if not text:
+        return 0
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadQuery(f"--{name} {text} is no date; write 2026-11-27 or 2026-11-27T18:00") from (
+            error
+        )
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 @app.command()

@@ -20,7 +20,9 @@ from funnel.replay import Comparison
 from funnel.types import Step, Suggestion
 
 if TYPE_CHECKING:
+    from features.sponsors import Sponsor
     from features.store import DeadLetter
+    from funnel.rulebook import Rule
 
 EXCERPT = 160  # characters of a passage
 SHOWN = ("brand", "category", "price")  # attributes that fit beside a title
@@ -53,6 +55,54 @@ def refused(found: Sequence[DeadLetter], total: int) -> RenderableType:
         for one in found
     ]
     return table(f"{len(rows):,} of {total:,} refused events", ("when, UTC", "why", "event"), rows)
+
+
+def rules(found: Sequence[Rule]) -> RenderableType:
+    """What each rule does, on what, and when."""
+    rows = []
+    for rule in found:
+        what = [", ".join(rule.items), rule.where]
+        when = [
+            " or ".join(rule.scenes),
+            " or ".join(f"'{query}'" for query in rule.queries),
+            f"with {' '.join(rule.words)}" if rule.words else "",
+            "; ".join(f"{name} {' or '.join(values)}" for name, values in rule.users.items()),
+            f"from {rule.since}" if rule.since else "",
+            f"until {rule.until}" if rule.until else "",
+        ]
+        how = f" at {rule.place}" if rule.place else f" × {rule.by:g}" if rule.by else ""
+        rows.append(
+            (
+                Text(rule.name),
+                rule.do + how,
+                Text("; ".join(part for part in what if part)),
+                Text("; ".join(part for part in when if part) or "always"),
+            )
+        )
+    return table(f"{len(rows)} rules", ("rule", "does", "on", "when"), rows)
+
+
+def sponsors(found: Sequence[Sponsor], now: int) -> RenderableType:
+    """Budgets, what is gone of them, and the share of requests they last for now."""
+    if not found:
+        return Text("no sponsor has a budget: none is limited", style="dim")
+    rows = [
+        (
+            Text(one.sponsor_id),
+            one.budget,
+            round(one.spent, 4),
+            _day(one.since),
+            _day(one.until) if one.until else "it is gone",
+            f"{one.rate(now):.0%}",
+        )
+        for one in found
+    ]
+    columns = ("sponsor", "budget", "spent", "from, UTC", "until", "takes part in")
+    return table("", columns, rows)
+
+
+def _day(at: int) -> str:
+    return datetime.fromtimestamp(at / 1e3, UTC).isoformat(" ", "minutes")
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
@@ -97,6 +147,7 @@ def page(page: Page, trace: bool = False) -> RenderableType:
         parts.append(Text(f"{facet.attribute}: {', '.join(counts) or 'nothing'}", style="dim"))
     if trace:
         parts.append(steps(page.steps))
+        parts += [Text(note, style="dim") for step in page.steps for note in step.notes]
     if page.degraded:
         parts.append(Text("degraded: " + "; ".join(page.degraded), style="yellow"))
     if page.cursor:

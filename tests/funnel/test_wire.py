@@ -2,6 +2,7 @@
 
 import contextlib
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def queries(draw: st.DrawFn) -> Query:
             draw(hnp.arrays(np.int64, h)),
         ),
         user=draw(st.dictionaries(names, arrays(()) | arrays((3,)) | arrays((0,)), max_size=4)),
+        live=draw(st.dictionaries(names, arrays(()) | arrays((3,)) | arrays((0,)), max_size=4)),
         filters=tuple(draw(st.lists(filters, max_size=3))),
         excluded=draw(hnp.arrays(np.int32, st.integers(0, 4))),
         generation=draw(texts),
@@ -294,6 +296,7 @@ def test_an_item_and_a_text_in_one_ask_are_refused() -> None:
 
 def test_a_page_comes_back_as_it_was() -> None:
     hit = Hit("i1", 0.5, "Tea", {"brand": "x"}, "<b>Tea</b>", "popular", 1, True, {"rank": 0.25})
+    hit = replace(hit, price=0.75, propensity=0.125)
     page = Page(
         (hit, Hit("i2", float("-inf"), "紅茶")),
         "r1",
@@ -305,7 +308,7 @@ def test_a_page_comes_back_as_it_was() -> None:
         ),
         variants={"layer": "b"},
         cursor="next",
-        steps=(Step("recall", 0, 7, 1.5, "late"),),
+        steps=(Step("recall", 0, 7, 1.5, "late", ("i9: the same product as i1",)),),
         degraded=("recall: late",),
         ms=12.5,
     )
