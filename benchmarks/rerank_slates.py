@@ -86,7 +86,7 @@ class Case:
 def case(draw: np.random.Generator) -> Case:
     """A random scene and random rules."""
     settings: dict[str, Any] = {"diversity": float(draw.choice([0.0, 0.3]))}
-    settings["method"] = str(draw.choice(["mmr", "dpp", "ssd"]))
+    settings["method"] = str(draw.choice(["mmr", "sum", "dpp", "ssd"]))
     settings["near_duplicates"] = bool(draw.random() < 0.7)
     if draw.random() < 0.6:
         names = [name for name in ("brand", "kind") if draw.random() < 0.6]

@@ -327,11 +327,11 @@ class Rerank(Section):
     near_vector: Share = Field(
         0.0, description="text vectors of such a cosine are duplicates; 0: not looked at"
     )
-    method: Literal["mmr", "dpp", "ssd"] = Field(
+    method: Literal["mmr", "sum", "dpp", "ssd"] = Field(
         "mmr", description="how alike items are spread: see docs/rerank.md"
     )
     diversity: float = Field(
-        0.1, ge=0.0, le=1.0, description="weight of dissimilarity against score; 0 turns it off"
+        0.3, ge=0.0, le=1.0, description="weight of dissimilarity against score; 0 turns it off"
     )
     window: int = Field(10, ge=2, description="dpp, ssd: an item is held against so many before")
     calibrated: dict[str, Share] = Field(

@@ -11,7 +11,7 @@ each followed by what the stage before had left, so that one list gives nDCG@10 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -187,6 +187,34 @@ def _one_a_user(users: Array, seed: np.random.Generator, most: int) -> Array:
     return kept
 
 
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """What a data set can measure a scene with: the counters as of each case (`None`: those of the
+    generation's cut), which go along with the cases, and the case."""
+
+    kind: str  # graded queries or held-out events
+    most: int
+    cases: Iterable[tuple[Hydrator | None, Case]]
+
+
+def requests(
+    generation: Generation, config: Config, data: Path, scene: str, most: int = 1000
+) -> Requests:
+    """The graded test queries of a scene that searches, where there are some; else at most `most`
+    requests out of the events after the generation's cut. May be none."""
+    searches = "bm25" in config.scene(scene).recall.channels
+    graded = searches and has(data, "queries") and has(data, "qrels")
+    cases = graded_cases(generation, data, scene) if graded else []
+    if cases:
+        return Requests("graded queries", len(cases), [(None, case) for case in cases])
+    if scene == "similar" or not (paths := _events(data, config)):
+        return Requests("held-out events", 0, ())
+    past = generation.manifest.until
+    events = read_events(paths, generation, since=past, marks=marks(Path(config.log.dir)))
+    found = held_out_cases(generation, config, events, scene, most)
+    return Requests("held-out events", most, ((line.counters, case) for line, case in found))
+
+
 def evaluate(
     generation: Generation,
     config: Config,
@@ -226,8 +254,6 @@ def _scene(
     progress: Callable[[str, int, int], None],
     ranked: Callable[[Hydrator | None], Mapping[str, Stage]],
 ) -> Report | None:
-    searches = "bm25" in config.scene(scene).recall.channels
-    graded = searches and has(data, "queries") and has(data, "qrels")
     measured: list[tuple[Case, dict[str, Candidates]]] = []
     kept: list[float] = []
 
@@ -238,28 +264,16 @@ def _scene(
             first = whole.run(case.query, left["recall"]).rows[:FIRST]
             kept.append(float(np.isin(first, left["prerank"].rows).mean()))
 
-    cases = graded_cases(generation, data, scene) if graded else []
-    if cases:
-        funnel = pipelines(None)[scene]
-        whole = ranked(None).get(scene)
-        for case in cases:
-            measure(case, funnel, whole)
-            progress(scene, len(measured), len(cases))
-    elif scene != "similar" and (paths := _events(data, config)):
-        past = generation.manifest.until
-        events = read_events(paths, generation, since=past, marks=marks(Path(config.log.dir)))
-        funnels: Mapping[str, Pipeline] | None = None
-        whole = None
-        for timeline, case in held_out_cases(generation, config, events, scene, most):
-            if funnels is None:
-                funnels = pipelines(timeline.counters)
-                whole = ranked(timeline.counters).get(scene)
-            measure(case, funnels[scene], whole)
-            progress(scene, len(measured), most)
+    asked = requests(generation, config, data, scene, most)
+    funnel = whole = None
+    for counters, case in asked.cases:
+        if funnel is None:
+            funnel, whole = pipelines(counters)[scene], ranked(counters).get(scene)
+        measure(case, funnel, whole)
+        progress(scene, len(measured), asked.most)
     if not measured:
         return None
-    kind = "graded queries" if cases else "held-out events"
-    found = report(generation, scene, kind, measured)
+    found = report(generation, scene, asked.kind, measured)
     return replace(found, fidelity=float(np.mean(kept)) if kept else None)
 
 

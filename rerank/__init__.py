@@ -34,6 +34,7 @@ from funnel.types import (
 from rerank.ads import Ads
 from rerank.calibrated import Calibrated
 from rerank.dedup import REASONS, Dedup, Survivors
+from rerank.dispersion import Dispersion
 from rerank.dpp import DPP
 from rerank.explore import Counted, Epsilon, Explore, PlackettLuce, Thompson
 from rerank.fatigue import Fatigue
@@ -230,6 +231,8 @@ def _dedup(generation: Generation, settings: Settings, vectors: Vectors | None) 
 def _spreading(settings: Settings, vectors: Vectors) -> Selector:
     if settings.method == "mmr":
         return MMR(vectors, settings.diversity)
+    if settings.method == "sum":
+        return Dispersion(vectors, settings.diversity)
     made = (DPP if settings.method == "dpp" else SSD)(vectors, settings.diversity, settings.window)
     made.select(Query(limit=1), Candidates(np.zeros(2, np.int32), np.ones(2, np.float32)))
     return made  # its kernel compiled, or loaded

@@ -11,6 +11,7 @@ from funnel.stage import Select, Selector
 from funnel.types import Candidates, Query
 from rerank.calibrated import Calibrated
 from rerank.dedup import PRODUCT, VECTOR, Dedup
+from rerank.dispersion import Dispersion
 from rerank.dpp import DPP
 from rerank.mmr import MMR, relevance
 from rerank.signatures import signatures
@@ -31,6 +32,7 @@ SELECTORS: list[Selector] = [
     MMR(VECTORS.__getitem__, 0.0),
     MMR(VECTORS.__getitem__, 0.3),
     MMR(VECTORS.__getitem__, 1.0),
+    Dispersion(VECTORS.__getitem__, 0.3),
     DPP(VECTORS.__getitem__, 0.3),
     DPP(VECTORS.__getitem__, 1.0, window=20),
     SSD(VECTORS.__getitem__, 0.3),
@@ -98,6 +100,24 @@ def test_mmr_equals_its_formula(n: int, seed: int, diversity: float, limit: int)
         chosen.append(min(i for i, value in values.items() if value >= top - 1e-12))
     index = MMR(VECTORS.__getitem__, diversity).select(Query(limit=limit), found)
     assert index[: len(chosen)].tolist() == chosen
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(2, 40), st.integers(0, 1000), st.floats(0.01, 1.0), st.integers(1, 30))
+def test_dispersion_equals_its_formula(n: int, seed: int, diversity: float, limit: int) -> None:
+    found = candidates(n, seed, broken=False).top(n)
+    scores, vectors = relevance(found.scores), VECTORS[found.rows]
+    picked = Dispersion(VECTORS.__getitem__, diversity).select(Query(limit=limit), found)
+    chosen: list[int] = []
+    for place in picked[: min(limit, n)].tolist():
+        values = {
+            i: (1 - diversity) * scores[i]
+            + diversity * float(np.mean([1 - vectors[i] @ vectors[j] for j in chosen] or [1.0]))
+            for i in range(n)
+            if i not in chosen
+        }
+        assert values[place] >= max(values.values()) - 1e-9
+        chosen.append(place)
 
 
 def test_the_better_of_two_alike_survives() -> None:
