@@ -1,5 +1,6 @@
 """Signatures against the similarity counted out."""
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from features.tokens import words
 from rerank import signatures as module
-from rerank.signatures import WIDTH, resemblance, signatures
+from rerank.signatures import COMMON, WIDTH, resemblance, signatures
 
 WORDS = [f"word{n}" for n in range(60)]
 
@@ -28,18 +29,40 @@ def texts(seed: int, n: int = 60) -> list[str]:
     return made
 
 
-def test_agreeing_places_estimate_the_jaccard_similarity() -> None:
+def weights(made: list[str]) -> dict[tuple[str, ...], float]:
+    """log(1 + n / items that have it), of every shingle."""
+    counts = Counter(shingle for text in made for shingle in shingles(text))
+    return {shingle: np.log1p(len(made) / count) for shingle, count in counts.items()}
+
+
+def test_agreeing_places_estimate_the_weighted_jaccard_similarity() -> None:
     errors = []
     for seed in range(8):
         made = texts(seed)
-        close = resemblance(signatures(made, seed=seed))
+        close, weight = resemblance(signatures(made, seed=seed)), weights(made)
         for i in range(len(made)):
             for j in range(i):
                 a, b = shingles(made[i]), shingles(made[j])
-                errors.append(close[i, j] - len(a & b) / len(a | b))
+                exact = sum(weight[s] for s in a & b) / sum(weight[s] for s in a | b)
+                errors.append(close[i, j] - exact - (1 - exact) / 256)
     # One estimate is off by at most 1 / (2 √k) on average of squares, all of them by nothing.
     assert abs(np.mean(errors)) < 0.01
     assert np.sqrt(np.mean(np.square(errors))) < 0.5 / np.sqrt(WIDTH) + 0.01
+
+
+def test_what_many_items_share_makes_no_two_alike() -> None:
+    films = [f"film{n} widescreen dubbed subtitle dolby digital dvd" for n in range(200)]
+    close = resemblance(signatures([*films, films[3]]))
+    assert close[3, 200] == 1.0
+    np.fill_diagonal(close, 0)
+    close[3, 200] = close[200, 3] = 0
+    assert close.max() < 0.75  # five of seven shingles are the same
+
+
+def test_a_text_that_many_items_have_identifies_none() -> None:
+    signed = signatures(["greatest hits cd"] * (COMMON + 1) + ["abbey road cd"] * COMMON)
+    assert not signed[: COMMON + 1].any()
+    assert (resemblance(signed[COMMON + 1 :]) == 1.0).all()
 
 
 def test_the_same_words_have_the_same_signature_whatever_stands_between() -> None:
@@ -47,10 +70,9 @@ def test_the_same_words_have_the_same_signature_whatever_stands_between() -> Non
     assert np.array_equal(one, two)
 
 
-def test_a_signature_does_not_depend_on_the_other_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     made = [*texts(1, 10), "", "one", "", *texts(2, 10)]
     together = signatures(made)
-    assert np.array_equal(together, np.concatenate([signatures([text]) for text in made]))
     monkeypatch.setattr(module, "BLOCK", 4)
     assert np.array_equal(together, signatures(made))
 
