@@ -300,6 +300,9 @@ class Explore(Section):
     )
     pool: Positive = Field(20, description="the best so many are drawn from")
     slots: tuple[Positive, ...] = Field((), description="places that are drawn; empty: all")
+    least: float = Field(
+        0.002, ge=0.0, le=1.0, description="least chance of each of the pool: bounds the weights"
+    )
 
 
 class Fresh(Section):
@@ -322,7 +325,7 @@ class Rerank(Section):
     )
     near_duplicates: bool = Field(True, description="one item of a group of near-duplicates a page")
     near_text: Share = Field(
-        0.8, description="texts so alike (Jaccard of word pairs) are duplicates; 0: not looked at"
+        0.75, description="texts so alike are duplicates: see docs/rerank.md; 0: not looked at"
     )
     near_vector: Share = Field(
         0.0, description="text vectors of such a cosine are duplicates; 0: not looked at"
@@ -331,7 +334,7 @@ class Rerank(Section):
         "mmr", description="how alike items are spread: see docs/rerank.md"
     )
     diversity: float = Field(
-        0.3, ge=0.0, le=1.0, description="weight of dissimilarity against score; 0 turns it off"
+        0.2, ge=0.0, le=1.0, description="weight of dissimilarity against score; 0 turns it off"
     )
     window: int = Field(10, ge=2, description="dpp, ssd: an item is held against so many before")
     calibrated: dict[str, Share] = Field(

@@ -1,7 +1,7 @@
 """
 MinHash signatures of every item's title and description, by which rerank finds near-duplicates.
 
-Writes dedup/signatures.npy (n, 64) uint16 into both drafts.
+Writes dedup/signatures.npy (n, 128) uint8 into both drafts.
 """
 
 from __future__ import annotations

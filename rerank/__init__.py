@@ -268,7 +268,7 @@ def _explore(settings: Settings, counters: Hydrator | None) -> Explore | None:
             if counters is None:
                 raise BadConfig("rerank.explore.method = 'thompson' needs the items' counters")
             by = Thompson(_counted(counters))
-    return Explore(by, known.pool, frozenset(known.slots))
+    return Explore(by, known.pool, frozenset(known.slots), known.least)
 
 
 def _counted(counters: Hydrator) -> Counted:

@@ -44,7 +44,7 @@ class Dedup:
     products: Callable[[Array], Array] | None = None
     signatures: Callable[[Array], Array] | None = None
     vectors: Callable[[Array], Array] | None = None
-    text: float = 0.8
+    text: float = 0.75
     vector: float = 0.95
 
     def select(self, query: Query, candidates: Candidates) -> Array:

@@ -97,11 +97,22 @@ class Thompson:
 
 @dataclass(frozen=True)
 class Explore:
-    """`slots` are the places that are drawn, from 1; empty: all."""
+    """`slots` are the places that are drawn, from 1; empty: all. Each of a pool has a chance of at
+    least `least`, so that no weight of the log is above its inverse."""
 
     by: Epsilon | PlackettLuce | Thompson
     pool: int
     slots: frozenset[int] = frozenset()
+    least: float = 0.0
+
+    def chances(self, query: Query, rows: Array, scores: Array) -> Chances:
+        own = self.by.chances(query, rows, scores)
+
+        def of(pool: Array) -> NDArray[np.float64]:
+            least = min(self.least, 1 / len(pool))
+            return least + (1 - len(pool) * least) * own(pool)
+
+        return of
 
     def explores(self, place: int) -> bool:
         return not self.slots or place in self.slots

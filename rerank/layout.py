@@ -116,7 +116,7 @@ class Layout:
         scores = np.zeros(len(candidates))
         sound = np.isfinite(candidates.scores)
         scores[sound] = relevance(candidates.scores[sound])
-        chances, random = explore.by.chances(query, candidates.rows, scores), draws(query)
+        chances, random = explore.chances(query, candidates.rows, scores), draws(query)
 
         def draw(place: int, fits: Iterator[int]) -> Drawn:
             if not explore.explores(place):
