@@ -518,6 +518,9 @@ class Prerank(Section):
     leaves: Positive = Field(31, description="leaves of a tree")
     learning_rate: float = Field(0.08, gt=0.0)
     objective: Literal["lambdarank", "binary"] = Field("lambdarank")
+    unbiased: bool = Field(
+        True, description="clicks on what the log says stood further down count for more"
+    )
 
 
 class Rank(Section):
@@ -536,6 +539,12 @@ class Rank(Section):
     epochs: Positive = Field(3, description="most epochs; fewer where validation stops improving")
     batch: Positive = Field(1024)
     learning_rate: float = Field(2e-3, gt=0.0)
+    decay: float = Field(
+        0.5,
+        gt=0.0,
+        le=1.0,
+        description="of the learning rate after an epoch that did not improve validation",
+    )
     embedding_l2: float = Field(1e-5, ge=0.0)
     history: Positive = Field(20, description="newest positive actions that are looked at")
 

@@ -46,6 +46,11 @@ class Judged:
         )
 
     @property
+    def positions(self) -> NDArray[np.int32]:
+        """(N,) where each candidate was shown, from 1; 0 where it was not."""
+        return np.concatenate([logged.positions for logged in self.requests])
+
+    @property
     def weights(self) -> Floats:
         """(R,) how much each request counts, 1 on average.
 

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from jobs.fresh import fresh, removed
 from jobs.judged import Judged, compared, lacking, scenes, split
 from jobs.work import Work
 from prerank.gbdt import Table, contributions, fit, importance, predict
+from prerank.position import boosts, examination
 
 
 def table(judged: Judged, assembler: Assembler) -> Table:
@@ -42,17 +44,20 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     assembler = Assembler(generation, config, scene)
     work.progress(f"train_prerank: features of {len(early.sizes) + len(late.sizes)} requests")
     valid = table(late, assembler)
-    booster = fit(
-        table(early, assembler),
-        valid,
-        config.prerank,
-        config.build.seed,
-        told(work, f"train_prerank: {scene}"),
-    )
+    learned, tell = table(early, assembler), told(work, f"train_prerank: {scene}")
+    booster = fit(learned, valid, config.prerank, config.build.seed, tell)
+    looked: list[float] = []
+    if config.prerank.unbiased and (early.positions > 0).any():
+        # What was shown further up was looked at more: again, with clicks weighed for that.
+        chance = examination(predict(booster, learned.matrix), early.labels > 0, early.positions)
+        looked = [round(float(share), 3) for share in chance[1:]]
+        weighed = replace(learned, boosts=boosts(early.labels, early.positions, chance))
+        booster = fit(weighed, valid, config.prerank, config.build.seed, tell)
     scores = predict(booster, valid.matrix)
     metrics = {
         "requests": {"train": len(early.sizes), "valid": len(late.sizes)},
         "trees": booster.num_trees(),
+        **({"looked at": looked} if looked else {}),
         **compared(
             late, {"recall": late.ndcg(late.column("recall")), "prerank": late.ndcg(scores)}
         ),

@@ -38,6 +38,7 @@ class Table:
     labels: Floats  # (N,) 0 for nothing, higher for more
     sizes: NDArray[np.int64]  # (R,) candidates of a request
     weights: Floats  # (R,) how much a request counts
+    boosts: Floats | None = None  # (N,) how much each candidate counts beside
 
 
 class GBDT:
@@ -175,10 +176,13 @@ def dataset(
     """Labels as their place among `levels` for lambdarank, as 0/1 for binary."""
     ranked = settings.objective == "lambdarank"
     labels = np.searchsorted(levels, table.labels) if ranked else table.labels > 0
+    weight = np.repeat(table.weights, table.sizes)
+    if table.boosts is not None:
+        weight = weight * table.boosts
     return lgb.Dataset(
         table.matrix,
         label=labels.astype(np.float32),
-        weight=np.repeat(table.weights, table.sizes),
+        weight=weight,
         group=table.sizes if ranked else None,
         reference=reference,
         params=params,

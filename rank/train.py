@@ -119,6 +119,9 @@ def fit(
             epochs.append(judge(model, valid, device))
             if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
                 best, weights = len(epochs) - 1, copy.deepcopy(model.state_dict())
+            else:
+                for group in optimizer.param_groups:
+                    group["lr"] *= settings.decay
             if checkpoint and key:
                 state = {
                     "model": model.state_dict(),
