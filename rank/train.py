@@ -18,7 +18,7 @@ N candidates of R requests, T heads
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ from funnel.metrics import grouped_ndcg_at_k
 from funnel.types import Array, Floats
 from rank.batch import Batch, Encoded, spread
 from rank.checkpoint import Checkpoint, fingerprint
+from rank.workers import Group
 
 PATIENCE = 2  # epochs without an improvement on validation
 CHUNK = 1 << 14  # candidates scored at a time
@@ -75,21 +76,28 @@ def fit(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, steps: None,
     checkpoint: Checkpoint | None = None,
+    group: Group | None = None,
+    start: Mapping[str, Tensor] | None = None,
 ) -> Fitted:
     """Trains `make()` on `train` until `valid` stops improving; an NVIDIA GPU is used if there is
     one. The same tables, settings and seed give the same weights on a CPU, also where training was
-    stopped and goes on at its `checkpoint`, which is written after every epoch.
+    stopped and goes on at its `checkpoint`, which is written after every epoch. Processes of one
+    `group` each call this with the same arguments. `start` are the weights to begin with.
 
     `progress(done, steps)` is called after every step. Raises `BadData` if training diverges.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    group = group or Group()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = make().to(device)
+        if start is not None:
+            model.load_state_dict(start)
         optimizer = adam(model, settings)
         data = Packed.of(train, device)
         rows = min(settings.batch, max(len(data.labels) // STEPS, LEAST))
-        steps, done = settings.epochs * len(data.batches(rows, shuffle=False)), 0
+        steps, done = settings.epochs * len(data.batches(rows)), 0
+        parameters = list(model.parameters())
         epochs: list[Epoch] = []
         best, weights = 0, copy.deepcopy(model.state_dict())
         key = checkpoint and fingerprint(f"{settings!r} {seed} {model}", _arrays(train, valid))
@@ -101,18 +109,25 @@ def fit(
                 state["best"],
                 state["kept"],
             )
-            torch.set_rng_state(state["random"])
             done = len(epochs) * steps // settings.epochs
         while len(epochs) < settings.epochs and len(epochs) - best <= PATIENCE:
             model.train()
-            for requests in data.batches(rows, shuffle=True):
-                batch, labels = data.take(requests)
-                with autocast(device):
-                    logits = model(batch)
-                counts = data.weights[requests]
-                value = loss(logits.float(), labels, batch.owner, counts, train.levels)
+            # Every epoch has seeds of its own, so one that goes on draws what it would have drawn.
+            epoch = seed * 1_000_003 + len(epochs)
+            torch.manual_seed(epoch * 1009 + group.rank)
+            for requests in data.batches(rows, torch.Generator().manual_seed(epoch)):
                 optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(value)
+                own = group.share(requests)
+                count = int(data.sizes[own].sum())
+                whole = group.total(count, device)
+                if count:
+                    batch, labels = data.take(own)
+                    with autocast(device):
+                        logits = model(batch)
+                    counts = data.weights[own]
+                    value = loss(logits.float(), labels, batch.owner, counts, train.levels)
+                    torch.autograd.backward(value * (count / whole))
+                group.sum_gradients(parameters)
                 optimizer.step()
                 done += 1
                 progress(done, steps)
@@ -120,16 +135,15 @@ def fit(
             if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
                 best, weights = len(epochs) - 1, copy.deepcopy(model.state_dict())
             else:
-                for group in optimizer.param_groups:
-                    group["lr"] *= settings.decay
-            if checkpoint and key:
+                for some in optimizer.param_groups:
+                    some["lr"] *= settings.decay
+            if checkpoint and key and not group.rank:
                 state = {
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "epochs": [(epoch.loss, epoch.ndcg) for epoch in epochs],
                     "best": best,
                     "kept": weights,
-                    "random": torch.get_rng_state(),
                 }
                 checkpoint.save(key, state)
     if not np.isfinite(epochs[best].loss):
@@ -138,7 +152,7 @@ def fit(
             f"lower rank.learning_rate, which is {settings.learning_rate:g}"
         )
     progress(steps, steps)
-    if checkpoint:
+    if checkpoint and not group.rank:
         checkpoint.drop()
     model.load_state_dict(weights)
     return Fitted(model.cpu().eval(), tuple(epochs), best)
@@ -257,10 +271,11 @@ class Packed:
         labels, weights = (torch.from_numpy(a).to(device) for a in (table.labels, table.weights))
         return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes, weights)
 
-    def batches(self, rows: int, shuffle: bool) -> list[Tensor]:
-        """The requests, in parts of about that many candidates; none is torn apart."""
+    def batches(self, rows: int, random: torch.Generator | None = None) -> list[Tensor]:
+        """The requests, in parts of about that many candidates, shuffled by `random`; none is torn
+        apart."""
         count = len(self.sizes)
-        order = torch.randperm(count) if shuffle else torch.arange(count)
+        order = torch.arange(count) if random is None else torch.randperm(count, generator=random)
         order = order.to(self.sizes.device)
         batch = (self.sizes[order].cumsum(0) - 1).div(rows, rounding_mode="floor")
         counts = torch.unique_consecutive(batch, return_counts=True)[1]
