@@ -54,6 +54,7 @@ REQUESTS = pa.schema(
         ("ms", pa.float32()),
     ]
 )
+STREAMED = 1 << 16  # candidates read at a time, where not all are
 FIXED = ("request_id", "row", "score", "label", "position")  # of candidates; the rest are columns
 
 
@@ -97,7 +98,7 @@ def write(path: Path, logged: Sequence[Logged], name: str) -> None:
         target = path / table / f"{name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = target.with_name(f".{target.name}")
-        pq.write_table(rows, fresh, compression="zstd")
+        pq.write_table(rows, fresh, compression="zstd", row_group_size=STREAMED)
         os.replace(fresh, target)
 
 
@@ -121,6 +122,55 @@ def read(path: str | Path, scene: str | None = None) -> Iterator[Logged]:
         high = np.searchsorted(owners, request["request_id"], "right")
         part = {name: column[low:high] for name, column in columns.items()}
         yield _logged(request, part)
+
+
+def stream(path: str | Path, rows: int = STREAMED) -> Iterator[list[Logged]]:
+    """Every logged request that has candidates, about `rows` candidates at a time, in the order of
+    the candidates' files; never all of them in memory.
+
+    Raises `BadData` where the candidates of a request are not beside each other.
+    """
+    path = Path(path)
+    requests = _table(path / "requests")
+    place = {name: at for at, name in enumerate(requests.column("request_id").to_pylist())}
+    done: set[str] = set()
+    rest: pa.Table | None = None
+    for file in sorted((path / "candidates").glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(rows):
+            table = pa.Table.from_batches([batch])
+            if rest is not None:
+                table = pa.concat_tables([rest, table], promote_options="permissive")
+            owners = table.column("request_id").to_pylist()
+            cut = next((i for i in reversed(range(len(owners))) if owners[i] != owners[-1]), -1)
+            yield _entries(requests, place, table.slice(0, cut + 1), done)
+            rest = table.slice(cut + 1)
+    if rest is not None and len(rest):
+        yield _entries(requests, place, rest, done)
+
+
+def _entries(
+    requests: pa.Table, place: Mapping[str, int], table: pa.Table, done: set[str]
+) -> list[Logged]:
+    owners = np.array(table.column("request_id").to_pylist(), object)
+    if not len(owners):
+        return []
+    starts = np.flatnonzero(np.append(True, owners[1:] != owners[:-1]))
+    names = [str(owners[start]) for start in starts]
+    for name in names:
+        if name in done:
+            raise BadData(
+                f"the candidates of request '{name}' are not beside each other: sort candidates/ "
+                "by request_id"
+            )
+        done.add(name)
+    asked = requests.take(pa.array([place[name] for name in names])).to_pylist()
+    table = table.combine_chunks()
+    columns = {n: _column(table.column(n)) for n in table.column_names if n != "request_id"}
+    ends = np.append(starts[1:], len(owners))
+    return [
+        _logged(one, {name: column[low:high] for name, column in columns.items()})
+        for one, low, high in zip(asked, starts, ends, strict=True)
+    ]
 
 
 def _table(path: Path) -> pa.Table:

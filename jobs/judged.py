@@ -7,21 +7,24 @@ N candidates of R requests
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from funnel.catalogue import id_hash
-from funnel.log import Logged, read
+from funnel.log import Logged, read, stream
 from funnel.metrics import auc, bootstrap_interval, gauc, grouped_ndcg_at_k
 from funnel.types import Array, Floats, Rows
 from jobs.work import Work
 
 ENOUGH = 50  # requests; a model of fewer would be noise
 AT = 10
+MOST_VALID = 20_000  # requests that a network is validated on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,10 +61,7 @@ class Judged:
         they are few, but say what is right and not what was clicked where it stood.
         """
         graded = np.array([not logged.query.user_id for logged in self.requests])
-        kinds = graded.mean() if len(graded) else 0.0
-        if kinds in (0.0, 1.0):
-            return np.ones(len(graded), np.float32)
-        return np.where(graded, 0.5 / kinds, 0.5 / (1 - kinds)).astype(np.float32)
+        return weighed(graded, float(graded.mean()) if len(graded) else 0.0)
 
     def column(self, name: str) -> Floats:
         """(N,) a column of the candidates, NaN where a request does not have it."""
@@ -81,6 +81,13 @@ class Judged:
             "AUC": round(auc(self.labels, scores), 4),
             "GAUC": round(gauc(self.labels, scores, self.owners), 4),
         }
+
+
+def weighed(graded: Array, kinds: float) -> Floats:
+    """(R,) how much requests count, of which `kinds` are graded, among all there are."""
+    if kinds in (0.0, 1.0):
+        return np.ones(len(graded), np.float32)
+    return np.where(graded, 0.5 / kinds, 0.5 / (1 - kinds)).astype(np.float32)
 
 
 def scenes(work: Work) -> list[str]:
@@ -105,11 +112,53 @@ def split(work: Work, scene: str) -> tuple[list[Logged], list[Logged]]:
     return train + timed[:cut], valid + timed[cut:]
 
 
-def lacking(train: Sequence[Logged], valid: Sequence[Logged]) -> str:
+@dataclass(frozen=True, slots=True, eq=False)
+class Parted:
+    """The ids of the requests that `split` gives, told without reading them; of very many to
+    validate on, `MOST_VALID` of them."""
+
+    train: frozenset[str]
+    valid: frozenset[str]
+    graded: float  # of those to train on
+
+    @staticmethod
+    def of(work: Work, scene: str) -> Parted:
+        path, share = work.samples / scene, work.config.build.valid_share
+        labels = ds.dataset(path / "candidates")
+        found = labels.to_table(columns=["request_id"], filter=ds.field("label") > 0)
+        useful = pc.unique(found.column("request_id"))
+        asked = ds.dataset(path / "requests").to_table(columns=["request_id", "user_id", "at"])
+        asked = asked.filter(pc.is_in(asked.column("request_id"), useful))
+        asked = asked.sort_by([("at", "ascending"), ("request_id", "ascending")])
+        rows = asked.select(["request_id", "user_id"]).to_pylist()
+        timed = [row["request_id"] for row in rows if row["user_id"]]
+        graded = [row["request_id"] for row in rows if not row["user_id"]]
+        cut = round(len(timed) * (1 - share))
+        held = {name for name in graded if id_hash(name) / 2**64 < share}
+        valid = [*(name for name in graded if name in held), *timed[cut:]]
+        train = [*(name for name in graded if name not in held), *timed[:cut]]
+        kinds = (len(graded) - len(held)) / max(len(train), 1)
+        if len(valid) > MOST_VALID:
+            valid = sorted(valid, key=id_hash)[:MOST_VALID]
+        return Parted(frozenset(train), frozenset(valid), kinds)
+
+
+def streamed(work: Work, scene: str, parted: Parted) -> Iterator[tuple[list[Logged], list[Logged]]]:
+    """Some requests at a time: to train on, and to validate on."""
+    for entries in stream(work.samples / scene):
+        train = [entry for entry in entries if entry.query.request_id in parted.train]
+        valid = [entry for entry in entries if entry.query.request_id in parted.valid]
+        if train or valid:
+            yield train, valid
+
+
+def lacking(train: Sized, valid: Sized) -> str:
     """Why there is not enough to learn from; empty where there is."""
     if len(train) + len(valid) < ENOUGH:
         return f"{len(train) + len(valid)} requests with a positive candidate, {ENOUGH} are needed"
-    return "" if train and valid else "no request is left for validation or for training"
+    if not len(train) or not len(valid):
+        return "no request is left for validation or for training"
+    return ""
 
 
 def compared(judged: Judged, values: Mapping[str, Array]) -> dict[str, Any]:

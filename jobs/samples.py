@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from features.fold import live_names
+from funnel.log import STREAMED
 from funnel.types import Array
 from jobs import events, logged, requests
 from jobs.candidates import Recalled, evidence
@@ -90,7 +91,12 @@ def _split(work: Work, table: pa.Table, candidates: pa.Table) -> dict[str, Any]:
         used |= {"request_id", "row", "score", "label", "position"}
         part = part.select([column for column in part.column_names if column in used])
         target = work.samples / name
-        pq.write_table(part, fresh(target / "candidates") / "part-0.parquet", compression="zstd")
+        pq.write_table(
+            part,
+            fresh(target / "candidates") / "part-0.parquet",
+            compression="zstd",
+            row_group_size=STREAMED,
+        )
         pq.write_table(
             own.drop_columns(names),
             fresh(target / "requests") / "part-0.parquet",

@@ -9,33 +9,44 @@ order there is published switched off. Writes rank/<scene>/{model.safetensors,me
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from features.assemble import Assembler
+from funnel.errors import BadData
 from funnel.generation import Generation
+from funnel.log import Logged
 from funnel.metrics import ece, log_loss
-from funnel.types import Array, Floats
+from funnel.types import Array, Floats, Rows
 from jobs.command import command
-from jobs.fresh import removed
-from jobs.judged import Judged, compared, lacking, scenes, split
+from jobs.fresh import fresh, removed
+from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed
+from jobs.judged import weighed as weighed_requests
 from jobs.train_prerank import table, told
 from jobs.work import Work
 from prerank.gbdt import predict, usable
 from rank.checkpoint import Checkpoint
-from rank.encoding import Encoding
+from rank.encoding import Encoding, Raw
 from rank.fields import Shape
 from rank.models import MODELS
 from rank.scorer import Reader, positive, save
-from rank.train import Table, fit
+from rank.stored import Writer, opened
+from rank.train import Epoch, Fitted, Table, fit
 from rank.train import predict as logits_of
 from rank.value import Blend, Head, Platt, nested, probabilities, weighed
+from rank.workers import train_stored
 
 RARE = 50  # an action with fewer positive candidates in training gets no head
+FIT = 2_000_000  # candidates that the encoding is fitted to, and that are held at most
 REACH = 40  # a request's best candidates by prerank: what reaches rank, of samples thinned out
 
 
@@ -71,19 +82,25 @@ class Part:
         return Part(Judged.of(taken), self.before[keep])
 
 
-def ordered(work: Work, scene: str, assembler: Assembler) -> tuple[Part, Part, bool]:
-    """The requests to train and to validate on, with the scores of the stage before rank, and
-    whether that is prerank."""
-    parts = [Judged.of(part) for part in split(work, scene)]
-    draft = Generation.open(work.draft, check=False)
-    on = usable(draft, scene, "auto")
-    if on:
-        booster = lgb.Booster(model_file=str(draft.file(f"prerank/{scene}/model.txt")))
-        scores = [predict(booster, table(part, assembler).matrix) for part in parts]
-    else:
-        scores = [part.column("recall") for part in parts]
-    early, late = (Part(part, own) for part, own in zip(parts, scores, strict=True))
-    return early, late, on
+@dataclass(frozen=True, slots=True, eq=False)
+class Before:
+    """The stage before rank: prerank, or recall where prerank is off (no booster)."""
+
+    booster: lgb.Booster | None
+    assembler: Assembler
+
+    @staticmethod
+    def of(work: Work, scene: str, assembler: Assembler) -> Before:
+        draft = Generation.open(work.draft, check=False)
+        on = usable(draft, scene, "auto")
+        path = draft.path / f"prerank/{scene}/model.txt"
+        return Before(lgb.Booster(model_file=str(path)) if on else None, assembler)
+
+    def part(self, requests: Sequence[Logged]) -> Part:
+        judged = Judged.of(requests)
+        if self.booster is None:
+            return Part(judged, judged.column("recall"))
+        return Part(judged, predict(self.booster, table(judged, self.assembler).matrix))
 
 
 def heads(work: Work, labels: Floats) -> tuple[Head, ...]:
@@ -100,16 +117,69 @@ def heads(work: Work, labels: Floats) -> tuple[Head, ...]:
     return tuple(found)
 
 
-def inputs(
-    part: Part, reader: Reader, levels: tuple[float, ...], encoding: Encoding | None = None
-) -> tuple[Table, Encoding]:
-    """The part as a ranker takes it; without an encoding, one is fitted to it."""
-    requests = part.judged.requests
-    raw = reader.raw([reader.assembler.fields(one.query, one.candidates) for one in requests])
-    encoding = encoding or reader.fit(raw)
-    judged = part.judged
-    table = Table(encoding(raw), judged.labels, judged.rows, judged.weights, levels)
-    return table, encoding
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """What a ranker takes of a part, not yet encoded."""
+
+    raw: Raw
+    labels: Floats  # (N,)
+    rows: Rows  # (N,)
+    graded: Array  # (R,)
+
+    @staticmethod
+    def of(part: Part, reader: Reader) -> Read:
+        judged = part.judged
+        fields = [reader.assembler.fields(one.query, one.candidates) for one in judged.requests]
+        graded = np.array([not one.query.user_id for one in judged.requests])
+        return Read(reader.raw(fields), judged.labels, judged.rows, graded)
+
+    def table(self, encoding: Encoding, levels: tuple[float, ...], kinds: float) -> Table:
+        weights = weighed_requests(self.graded, kinds)
+        return Table(encoding(self.raw), self.labels, self.rows, weights, levels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """A scene's samples, read in parts: each is encoded once, into files that training maps."""
+
+    work: Work
+    scene: str
+    parted: Parted
+    before: Before
+    reader: Reader
+
+    def early(self) -> Iterator[Read]:
+        """What there is to learn from."""
+        for train, _ in streamed(self.work, self.scene, self.parted):
+            if train:
+                part = self.before.part(train)
+                yield Read.of(part.take(seen(part)), self.reader)
+
+    def late(self) -> Part:
+        """All that there is to validate on."""
+        entries = streamed(self.work, self.scene, self.parted)
+        return self.before.part([one for _, valid in entries for one in valid])
+
+    def stored(self, path: Path) -> tuple[Encoding, tuple[Head, ...]]:
+        """Writes the table to learn from. The encoding is fitted to the first `FIT` candidates;
+        what comes after is read twice, so that never more than these are in memory."""
+        kept: list[Read] = []
+        labels: list[Floats] = []
+        count = 0
+        for one in self.early():
+            labels.append(one.labels)
+            if count < FIT:
+                kept.append(one)
+            count += len(one.labels)
+        targets = heads(self.work, np.concatenate(labels))
+        levels = tuple(head.level for head in targets)
+        encoding = self.reader.fit(Raw.joined([one.raw for one in kept]))
+        writer = Writer(fresh(path), levels)
+        rest = islice(self.early(), len(kept), None) if len(kept) < len(labels) else iter(())
+        for one in chain(kept, rest):
+            writer.add(one.table(encoding, levels, self.parted.graded))
+        writer.close()
+        return encoding, targets
 
 
 def seen(part: Part) -> Array:
@@ -130,27 +200,24 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     """Trains and writes one scene's model; its metrics, or under `why` why there is none."""
     config, target = work.config, work.draft / "rank" / scene
     removed(target)
-    if why := lacking(*split(work, scene)):
+    parted = Parted.of(work, scene)
+    if why := lacking(parted.train, parted.valid):
         return {"on": False, "why": why}
     reader = Reader(Assembler(generation, config, scene), config.rank.history, positive(generation))
     work.progress(f"train_rank: {scene}")
-    early, late, scored = ordered(work, scene, reader.assembler)
-    shown = early.take(seen(early))
-    targets = heads(work, shown.judged.labels)
+    before_rank = Before.of(work, scene, reader.assembler)
+    scored = before_rank.booster is not None
+    samples = Samples(work, scene, parted, before_rank, reader)
+    place = work.root / "tables" / f"rank-{scene}"
+    encoding, targets = samples.stored(place / "train")
     levels = tuple(head.level for head in targets)
-    learned, encoding = inputs(shown, reader, levels)
+    late = samples.late()
     places = late.places()
     reached = places < REACH
-    valid, _ = inputs(late.take(reached), reader, levels, encoding)
-    fitted = fit(
-        lambda: MODELS[config.rank.network](shape(encoding, work, len(targets))),
-        learned,
-        valid,
-        config.rank,
-        config.build.seed,
-        told(work, f"train_rank: {scene}"),
-        Checkpoint(work.root / "checkpoints" / f"rank-{scene}.pt"),
-    )
+    shown = Read.of(late.take(reached), reader)
+    valid = shown.table(encoding, levels, float(shown.graded.mean()))
+    fitted = fitted_to(work, scene, place, valid, shape(encoding, work, len(targets)))
+    removed(place)
     every = logits_of(fitted.model, valid.inputs)  # (N, T)
     logits = every[:, 0]
     usual = float(late.before[reached].mean()) if scored else 0.0
@@ -165,7 +232,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     blend = Blend(weight if scored else 0.0, usual)
     targets, calibrated = calibrate(targets, every, valid.labels)
     metrics = {
-        "requests": {"train": len(early.judged.sizes), "valid": len(judged.sizes)},
+        "requests": {"train": len(parted.train), "valid": len(judged.sizes)},
         "network": config.rank.network,
         "epochs": fitted.best + 1,
         **compared(judged, {**before, "rank": honest}),
@@ -178,6 +245,34 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
     save(target, fitted.model, encoding, reader, meta)
     return {"on": on, **metrics}
+
+
+def fitted_to(work: Work, scene: str, place: Path, valid: Table, sizes: Shape) -> Fitted:
+    """The network trained on the table in `place`, by as many processes as the config wants."""
+    settings, seed = work.config.rank, work.config.build.seed
+    file = work.root / "checkpoints" / f"rank-{scene}.pt"
+
+    def make() -> nn.Module:
+        return MODELS[settings.network](sizes)
+
+    if settings.workers == 1:
+        tell = told(work, f"train_rank: {scene}")
+        table = opened(place / "train")
+        return fit(make, table, valid, settings, seed, tell, Checkpoint(file))
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    writer = Writer(fresh(place / "valid"), valid.levels)
+    writer.add(valid)
+    writer.close()
+    local = str(work.spark.conf.get("spark.master")).startswith("local")
+    launcher = TorchDistributor(settings.workers, local, torch.cuda.is_available())
+    paths = str(place / "train"), str(place / "valid")
+    found = launcher.run(train_stored, settings.network, sizes, *paths, settings, seed, str(file))
+    if found is None:
+        raise BadData(f"the {settings.workers} processes that train rank gave no model")
+    model = make()
+    model.load_state_dict({name: torch.from_numpy(a) for name, a in found["weights"].items()})
+    return Fitted(model.eval(), tuple(Epoch(*one) for one in found["epochs"]), found["best"])
 
 
 def calibrate(

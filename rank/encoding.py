@@ -50,6 +50,26 @@ class Raw:
             np.repeat(np.arange(len(fields)), sizes),
         )
 
+    @staticmethod
+    def joined(parts: Sequence[Raw]) -> Raw:
+        """The parts one after another."""
+        pasts = [part.history for part in parts]
+        requests = np.cumsum([0, *(len(past) for past in pasts)])
+        actions = np.cumsum([0, *(len(past.codes) for past in pasts)])
+        ends = [past.offsets[1:] + at for past, at in zip(pasts, actions, strict=False)]
+        return Raw(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.numbers for part in parts]),
+            np.concatenate([part.bags for part in parts]),
+            Histories(
+                np.concatenate([past.codes for past in pasts]),
+                np.concatenate([past.actions for past in pasts]),
+                np.concatenate([past.gaps for past in pasts]),
+                np.concatenate([np.zeros(1, np.int64), *ends]),
+            ),
+            np.concatenate([p.owner + at for p, at in zip(parts, requests, strict=False)]),
+        )
+
 
 def _bags(fields: Fields, multi: Sequence[str]) -> Codes:
     n = len(fields.ids)
