@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -154,11 +155,19 @@ def test_two_processes_have_the_loss_of_one(tmp_path: Path) -> None:
     )
     (tmp_path / "args").write_bytes(pickle.dumps(args))
     (tmp_path / "run.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, str(tmp_path / "run.py"), str(tmp_path / "args"), str(tmp_path / "out")]
-    place = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=place)
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    command = [sys.executable, *(str(tmp_path / name) for name in ("run.py", "args", "out"))]
+    running = [
+        subprocess.Popen(command, env={**place, "RANK": str(rank)}, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    for one in running:
+        said = one.communicate(timeout=120)[1].decode()
+        assert one.returncode == 0, said
     found = pickle.loads((tmp_path / "out").read_bytes())
     alone = fit(lambda: DeepFM(SHAPE), joined(parts), valid, SETTINGS, 7)
     np.testing.assert_allclose(
