@@ -81,6 +81,7 @@ def train_stored(
             checkpoint=Checkpoint(Path(checkpoint)) if checkpoint else None,
             group=group,
         )
+        dist.barrier()  # who leaves first would take the store away from the others
     finally:
         dist.destroy_process_group()
     return {
