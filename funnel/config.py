@@ -546,6 +546,9 @@ class Rank(Section):
         description="of the learning rate after an epoch that did not improve validation",
     )
     embedding_l2: float = Field(1e-5, ge=0.0)
+    warm: bool = Field(
+        False, description="begin with what the published generation's model has learned"
+    )
     workers: Positive = Field(
         1, description="processes that train together (Spark's TorchDistributor)"
     )

@@ -19,11 +19,11 @@ import lightgbm as lgb
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from features.assemble import Assembler
 from funnel.errors import BadData
-from funnel.generation import Generation
+from funnel.generation import CURRENT, Generation, current
 from funnel.log import Logged
 from funnel.metrics import ece, log_loss
 from funnel.types import Array, Floats, Rows
@@ -38,11 +38,12 @@ from rank.checkpoint import Checkpoint
 from rank.encoding import Encoding, Raw
 from rank.fields import Shape
 from rank.models import MODELS
-from rank.scorer import Reader, positive, save
+from rank.scorer import Network, Reader, positive, save
 from rank.stored import Writer, opened
 from rank.train import Epoch, Fitted, Table, fit
 from rank.train import predict as logits_of
 from rank.value import Blend, Head, Platt, nested, probabilities, weighed
+from rank.warm import carried
 from rank.workers import train_stored
 
 RARE = 50  # an action with fewer positive candidates in training gets no head
@@ -216,7 +217,9 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     reached = places < REACH
     shown = Read.of(late.take(reached), reader)
     valid = shown.table(encoding, levels, float(shown.graded.mean()))
-    fitted = fitted_to(work, scene, place, valid, shape(encoding, work, len(targets)))
+    sizes = shape(encoding, work, len(targets))
+    start, warm = warmed(work, scene, sizes, encoding, (generation, reader.assembler))
+    fitted = fitted_to(work, scene, place, valid, sizes, start)
     removed(place)
     every = logits_of(fitted.model, valid.inputs)  # (N, T)
     logits = every[:, 0]
@@ -234,6 +237,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     metrics = {
         "requests": {"train": len(parted.train), "valid": len(judged.sizes)},
         "network": config.rank.network,
+        **({"warm": round(warm, 4)} if config.rank.warm else {}),
         "epochs": fitted.best + 1,
         **compared(judged, {**before, "rank": honest}),
         "network alone": round(float(np.mean(judged.ndcg(order(0.0)) * judged.weights)), 4),
@@ -247,7 +251,36 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     return {"on": on, **metrics}
 
 
-def fitted_to(work: Work, scene: str, place: Path, valid: Table, sizes: Shape) -> Fitted:
+def warmed(
+    work: Work,
+    scene: str,
+    sizes: Shape,
+    encoding: Encoding,
+    new: tuple[Generation, Assembler],
+) -> tuple[dict[str, Tensor] | None, float]:
+    """What to begin with out of the published generation, where the config wants that and there is
+    such a model, and the share of embeddings that it gives."""
+    root, settings = Path(work.config.build.root), work.config.rank
+    if not settings.warm or not (root / CURRENT).exists():
+        return None, 0.0
+    old = Generation.open(root / current(root), check=False)
+    if not old.has(f"rank/{scene}/model.safetensors"):
+        return None, 0.0
+    before = Network.open(old, old.config, scene)
+    with torch.random.fork_rng():
+        torch.manual_seed(work.config.build.seed)
+        model = MODELS[settings.network](sizes)
+    return carried(model, encoding, new, before, old)
+
+
+def fitted_to(
+    work: Work,
+    scene: str,
+    place: Path,
+    valid: Table,
+    sizes: Shape,
+    start: dict[str, Tensor] | None,
+) -> Fitted:
     """The network trained on the table in `place`, by as many processes as the config wants."""
     settings, seed = work.config.rank, work.config.build.seed
     file = work.root / "checkpoints" / f"rank-{scene}.pt"
@@ -258,7 +291,7 @@ def fitted_to(work: Work, scene: str, place: Path, valid: Table, sizes: Shape) -
     if settings.workers == 1:
         tell = told(work, f"train_rank: {scene}")
         table = opened(place / "train")
-        return fit(make, table, valid, settings, seed, tell, Checkpoint(file))
+        return fit(make, table, valid, settings, seed, tell, Checkpoint(file), start=start)
     from pyspark.ml.torch.distributor import TorchDistributor
 
     writer = Writer(fresh(place / "valid"), valid.levels)
@@ -266,8 +299,12 @@ def fitted_to(work: Work, scene: str, place: Path, valid: Table, sizes: Shape) -
     writer.close()
     local = str(work.spark.conf.get("spark.master")).startswith("local")
     launcher = TorchDistributor(settings.workers, local, torch.cuda.is_available())
-    paths = str(place / "train"), str(place / "valid")
-    found = launcher.run(train_stored, settings.network, sizes, *paths, settings, seed, str(file))
+    paths, begin = [str(place / "train"), str(place / "valid")], ""
+    if start is not None:
+        begin = str(place / "start.pt")
+        torch.save(start, begin)
+    args = settings.network, sizes, *paths, settings, seed, str(file), begin
+    found = launcher.run(train_stored, *args)
     if found is None:
         raise BadData(f"the {settings.workers} processes that train rank gave no model")
     model = make()

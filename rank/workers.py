@@ -63,9 +63,11 @@ def train_stored(
     settings: Rank,
     seed: int,
     checkpoint: str = "",
+    start: str = "",
 ) -> dict[str, Any]:
     """What each process runs (pyspark's TorchDistributor calls it): tables out of their directories
-    (rank/stored.py), the fitted weights and epochs as plain values."""
+    (rank/stored.py), `start` a file of weights to begin with; the fitted weights and epochs as
+    plain values."""
     from rank.models import MODELS
     from rank.stored import opened
     from rank.train import fit
@@ -80,6 +82,7 @@ def train_stored(
             seed,
             checkpoint=Checkpoint(Path(checkpoint)) if checkpoint else None,
             group=group,
+            start=torch.load(start, weights_only=True) if start else None,
         )
         dist.barrier()  # who leaves first would take the store away from the others
     finally:
