@@ -234,11 +234,22 @@ class Learned(Section):
     )
 
 
+class Cross(Section):
+    """A cross-encoder that reads a search and the best items' texts."""
+
+    model: str = Field(
+        "", description="a sentence-transformers cross-encoder: a directory; empty: none"
+    )
+    top: Positive = Field(10, description="items that are read, if there is time")
+    weight: float = Field(1.0, ge=0.0, description="of what it says against the rank score")
+
+
 class Ranked(Learned):
     value: str = Field(
         "",
         description="formula to order by, such as `p.click + 4 * p.purchase`; empty: column `rank`",
     )
+    cross: Cross = Field(default_factory=Cross)
 
 
 class Ads(Section):
