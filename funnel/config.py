@@ -557,6 +557,7 @@ class Rank(Section):
         description="of the learning rate after an epoch that did not improve validation",
     )
     embedding_l2: float = Field(1e-5, ge=0.0)
+    vectors: bool = Field(False, description="the items' text vectors are inputs too")
     warm: bool = Field(
         False, description="begin with what the published generation's model has learned"
     )

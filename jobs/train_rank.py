@@ -130,7 +130,7 @@ class Read:
     @staticmethod
     def of(part: Part, reader: Reader) -> Read:
         judged = part.judged
-        fields = [reader.assembler.fields(one.query, one.candidates) for one in judged.requests]
+        fields = [reader.fields(one.query, one.candidates) for one in judged.requests]
         graded = np.array([not one.query.user_id for one in judged.requests])
         return Read(reader.raw(fields), judged.labels, judged.rows, graded)
 
@@ -204,7 +204,9 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     parted = Parted.of(work, scene)
     if why := lacking(parted.train, parted.valid):
         return {"on": False, "why": why}
-    reader = Reader(Assembler(generation, config, scene), config.rank.history, positive(generation))
+    assembler = Assembler(generation, config, scene)
+    wide = config.rank.vectors and assembler.width > 0
+    reader = Reader(assembler, config.rank.history, positive(generation), wide)
     work.progress(f"train_rank: {scene}")
     before_rank = Before.of(work, scene, reader.assembler)
     scored = before_rank.booster is not None
@@ -217,7 +219,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     reached = places < REACH
     shown = Read.of(late.take(reached), reader)
     valid = shown.table(encoding, levels, float(shown.graded.mean()))
-    sizes = shape(encoding, work, len(targets))
+    sizes = shape(encoding, work, len(targets), assembler.width if wide else 0)
     start, warm = warmed(work, scene, sizes, encoding, (generation, reader.assembler))
     fitted = fitted_to(work, scene, place, valid, sizes, start)
     removed(place)
@@ -340,7 +342,7 @@ def calibrate(
     return fitted(even | ~even), said
 
 
-def shape(encoding: Encoding, work: Work, heads: int) -> Shape:
+def shape(encoding: Encoding, work: Work, heads: int, vectors: int = 0) -> Shape:
     settings = work.config.rank
     return Shape(
         vocab=encoding.vocab,
@@ -355,6 +357,7 @@ def shape(encoding: Encoding, work: Work, heads: int) -> Shape:
         blocks=settings.blocks,
         past=settings.history,
         heads=heads,
+        vectors=vectors,
     )
 
 
