@@ -154,7 +154,7 @@ def plain_din(model: DIN, batch: Batch) -> Tensor:
     weights = unit.out(F.relu(F.linear(parts, layer, unit.query.bias)))
     own = (weights * keys).sum(1)
     v = torch.cat([v, past[batch.owner]], 1)
-    found: Tensor = model.ends(v, first + more[batch.owner], batch.numbers, own, own * q)
+    found: Tensor = model.ends(v, first + more[batch.owner], batch, own, own * q)
     return found
 
 

@@ -41,7 +41,7 @@ from funnel.catalogue import Catalogue, id_hash
 from funnel.config import Config
 from funnel.errors import BadConfig, BadGeneration
 from funnel.generation import Generation
-from funnel.types import NO_ITEM, Array, Candidates, Floats, Query, Rows
+from funnel.types import NO_ITEM, Array, Candidates, Floats, Query, Rows, taken
 
 MOST_BUCKETS = 1 << 20
 VECTORS = ("behaviour", "text")
@@ -63,6 +63,7 @@ class Fields:
     actions: NDArray[np.int8]  # (h,)
     hours: Floats  # (h,) since the action
     items: NDArray[np.int32]  # (h, item fields)
+    vectors: Floats | None = None  # (n, V) of the items' texts, where they are asked for
 
 
 class Assembler:
@@ -154,8 +155,14 @@ class Assembler:
             column[np.isnan(column)] = default
         return np.ascontiguousarray(matrix.T)
 
-    def fields(self, query: Query, candidates: Candidates) -> Fields:
-        """The codes for embeddings beside the matrix."""
+    @property
+    def width(self) -> int:
+        """Dimensions of the items' text vectors, 0 where the generation has none."""
+        return int(self._vectors["text"].shape[1]) if "text" in self._vectors else 0
+
+    def fields(self, query: Query, candidates: Candidates, vectors: bool = False) -> Fields:
+        """The codes for embeddings beside the matrix; with `vectors` the items' text vectors too,
+        zero for items without one."""
         rows, here = candidates.rows, self._here()
         ids = np.zeros((len(rows), len(self.categorical)), np.int32)
         known = np.flatnonzero(rows < here.n)
@@ -176,6 +183,7 @@ class Assembler:
             history.actions[keep],
             (np.maximum(query.at - history.times[keep], 0) / 3_600_000).astype(np.float32),
             np.stack([self._codes_of(name, done, here) for name in self.item_fields], axis=1),
+            taken(self._vectors["text"], rows) if vectors and self.width else None,
         )
 
     def _codes_of(self, field: str, rows: Rows, here: Attributes) -> NDArray[np.int32]:

@@ -234,11 +234,22 @@ class Learned(Section):
     )
 
 
+class Cross(Section):
+    """A cross-encoder that reads a search and the best items' texts."""
+
+    model: str = Field(
+        "", description="a sentence-transformers cross-encoder: a directory; empty: none"
+    )
+    top: Positive = Field(10, description="items that are read, if there is time")
+    weight: float = Field(1.0, ge=0.0, description="of what it says against the rank score")
+
+
 class Ranked(Learned):
     value: str = Field(
         "",
         description="formula to order by, such as `p.click + 4 * p.purchase`; empty: column `rank`",
     )
+    cross: Cross = Field(default_factory=Cross)
 
 
 class Ads(Section):
@@ -546,6 +557,7 @@ class Rank(Section):
         description="of the learning rate after an epoch that did not improve validation",
     )
     embedding_l2: float = Field(1e-5, ge=0.0)
+    vectors: bool = Field(False, description="the items' text vectors are inputs too")
     warm: bool = Field(
         False, description="begin with what the published generation's model has learned"
     )

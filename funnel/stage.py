@@ -85,7 +85,7 @@ class Retrieve:
             done = {}
             for name, future in futures.items():
                 try:
-                    done[name] = future.result(_remaining(query))
+                    done[name] = future.result(remaining(query))
                 except FutureTimeout:
                     future.cancel()
                     done[name] = (Candidates.empty(), 0.0, "late")
@@ -111,7 +111,8 @@ def _retrieve(source: Source, query: Query) -> tuple[Candidates, float, str]:
     return found, 1e3 * (time.perf_counter() - start), fault
 
 
-def _remaining(query: Query) -> float | None:
+def remaining(query: Query) -> float | None:
+    """Seconds that the query has left, at least 0; None where it has no deadline."""
     if query.deadline == float("inf"):
         return None
     return max(query.deadline - time.monotonic(), 0.0)

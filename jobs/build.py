@@ -247,7 +247,7 @@ STEPS = (
         "train_rank",
         after=("samples", "train_prerank"),
         sections=("data", "features", "scenes", "build", "rank"),
-        code=("jobs/judged.py", "prerank", "rank", "features"),
+        code=("jobs/judged.py", "jobs/distilled.py", "prerank", "rank", "features"),
         makes=both("rank"),
         needs="training requests",
     ),

@@ -26,6 +26,8 @@ from jobs.work import Work
 from prerank.gbdt import Table, contributions, fit, importance, predict
 from prerank.position import boosts, examination
 
+TEACHER = "teacher.txt"  # of a prerank that rank will teach: jobs/distilled.py
+
 
 def table(judged: Judged, assembler: Assembler) -> Table:
     """The features of every candidate, request by request."""
@@ -73,6 +75,8 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         "shap": contributions(booster, valid.matrix, assembler.names, seed=config.build.seed),
     }
     write_text(fresh(target) / "model.txt", booster.model_to_string())
+    if config.prerank.objective == "distilled":
+        write_text(target / TEACHER, booster.model_to_string())
     write_text(target / "meta.json", json.dumps(meta, indent=1))
     return {"on": on, **metrics}
 

@@ -28,6 +28,7 @@ from funnel.log import Logged
 from funnel.metrics import ece, log_loss
 from funnel.types import Array, Floats, Rows
 from jobs.command import command
+from jobs.distilled import Lesson, teach, teacher
 from jobs.fresh import fresh, removed
 from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed
 from jobs.judged import weighed as weighed_requests
@@ -94,7 +95,7 @@ class Before:
     def of(work: Work, scene: str, assembler: Assembler) -> Before:
         draft = Generation.open(work.draft, check=False)
         on = usable(draft, scene, "auto")
-        path = draft.path / f"prerank/{scene}/model.txt"
+        path = teacher(work, scene)
         return Before(lgb.Booster(model_file=str(path)) if on else None, assembler)
 
     def part(self, requests: Sequence[Logged]) -> Part:
@@ -130,7 +131,7 @@ class Read:
     @staticmethod
     def of(part: Part, reader: Reader) -> Read:
         judged = part.judged
-        fields = [reader.assembler.fields(one.query, one.candidates) for one in judged.requests]
+        fields = [reader.fields(one.query, one.candidates) for one in judged.requests]
         graded = np.array([not one.query.user_id for one in judged.requests])
         return Read(reader.raw(fields), judged.labels, judged.rows, graded)
 
@@ -204,7 +205,9 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     parted = Parted.of(work, scene)
     if why := lacking(parted.train, parted.valid):
         return {"on": False, "why": why}
-    reader = Reader(Assembler(generation, config, scene), config.rank.history, positive(generation))
+    assembler = Assembler(generation, config, scene)
+    wide = config.rank.vectors and assembler.width > 0
+    reader = Reader(assembler, config.rank.history, positive(generation), wide)
     work.progress(f"train_rank: {scene}")
     before_rank = Before.of(work, scene, reader.assembler)
     scored = before_rank.booster is not None
@@ -217,11 +220,18 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     reached = places < REACH
     shown = Read.of(late.take(reached), reader)
     valid = shown.table(encoding, levels, float(shown.graded.mean()))
-    sizes = shape(encoding, work, len(targets))
+    sizes = shape(encoding, work, len(targets), assembler.width if wide else 0)
     start, warm = warmed(work, scene, sizes, encoding, (generation, reader.assembler))
     fitted = fitted_to(work, scene, place, valid, sizes, start)
     removed(place)
     every = logits_of(fitted.model, valid.inputs)  # (N, T)
+    if scored and config.prerank.objective == "distilled":
+        late = distilled(work, samples, late, Scores(fitted.model, encoding, reader, every[:, 0]))
+        places = late.places()
+        reached = places < REACH
+        shown = Read.of(late.take(reached), reader)
+        valid = shown.table(encoding, levels, float(shown.graded.mean()))
+        every = logits_of(fitted.model, valid.inputs)
     logits = every[:, 0]
     usual = float(late.before[reached].mean()) if scored else 0.0
 
@@ -249,6 +259,49 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
     save(target, fitted.model, encoding, reader, meta)
     return {"on": on, **metrics}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What a trained network says of candidates; `known` (N,) are its logits of those that
+    validated it, by which its blend with prerank is chosen."""
+
+    model: nn.Module
+    encoding: Encoding
+    reader: Reader
+    known: Floats
+
+    def of(self, part: Part) -> Floats:
+        """(N,) logits."""
+        read = Read.of(part, self.reader)
+        encoded: Floats = logits_of(self.model, self.encoding(read.raw))[:, 0]
+        return encoded
+
+
+def distilled(work: Work, samples: Samples, late: Part, scores: Scores) -> Part:
+    """Teaches prerank what rank says; the requests to validate on, with what it says then."""
+    work.progress(f"train_rank: {samples.scene}: prerank learns what rank says")
+    places = late.places()
+    reached, judged = places < REACH, late.judged
+    usual = float(late.before[reached].mean())
+
+    def order(weight: float) -> Array:
+        said = Blend(weight, usual).of(scores.known, late.before[reached])
+        return above(said, reached, places)
+
+    weight, _ = weighed(lambda weight: judged.ndcg(order(weight)), judged.weights)
+    blend, reader = Blend(weight, usual), scores.reader
+    parts = [samples.before.part(t) for t, _ in streamed(work, samples.scene, samples.parted) if t]
+    early = Part(
+        Judged.of([one for part in parts for one in part.judged.requests]),
+        np.concatenate([part.before for part in parts]),
+    )
+    lessons = [
+        Lesson.of(part.judged, reader.assembler, blend.of(scores.of(part), part.before))
+        for part in (early, late)
+    ]
+    student = teach(work, samples.scene, *lessons, early.before, reader.assembler)
+    return Part(late.judged, predict(student, lessons[1].matrix))
 
 
 def warmed(
@@ -340,7 +393,7 @@ def calibrate(
     return fitted(even | ~even), said
 
 
-def shape(encoding: Encoding, work: Work, heads: int) -> Shape:
+def shape(encoding: Encoding, work: Work, heads: int, vectors: int = 0) -> Shape:
     settings = work.config.rank
     return Shape(
         vocab=encoding.vocab,
@@ -355,6 +408,7 @@ def shape(encoding: Encoding, work: Work, heads: int) -> Shape:
         blocks=settings.blocks,
         past=settings.history,
         heads=heads,
+        vectors=vectors,
     )
 
 

@@ -32,9 +32,20 @@ def build(generation: Generation, config: Config, scene: str, counters: Hydrator
     `rank`, which adds what prerank said (rank.value).
 
     Without a model, or with one that lost to prerank's order on validation (unless the config says
-    `on`), it keeps the top of prerank's order. Raises `BadGeneration` where the config says `on`
-    and there is no model, or the model was trained on other features.
+    `on`), it keeps the top of prerank's order. Where the config names a cross-encoder, it reads the
+    best of that. Raises `BadGeneration` where the config says `on` and there is no model, or the
+    model was trained on other features.
     """
+    ranked, cross = _ranked(generation, config, scene, counters), config.scene(scene).rank.cross
+    if not cross.model:
+        return ranked
+    from rank.cross import Cross, loaded, texts_of
+
+    reads = loaded(cross, f"scenes.{scene}.rank.cross.model")
+    return Chain((ranked, Cross(reads, texts_of(generation.items), cross.top, cross.weight)))
+
+
+def _ranked(generation: Generation, config: Config, scene: str, counters: Hydrator) -> Stage:
     settings = config.scene(scene).rank
     if not usable(generation, scene, settings.model):
         return Cut(settings.keep)

@@ -56,6 +56,7 @@ class Encoded:
     bags: Codes  # (N, L, P)
     history: Histories
     owner: NDArray[np.int64]  # (N,) the request of each candidate, rising
+    vectors: Floats | None = None  # (N, V) trained elsewhere; None: V is 0
 
 
 class Batch(NamedTuple):
@@ -69,6 +70,7 @@ class Batch(NamedTuple):
     gaps: Tensor
     offsets: Tensor
     owner: Tensor
+    vectors: Tensor
 
     @staticmethod
     def of(encoded: Encoded, device: torch.device | None = None) -> Batch:
@@ -82,6 +84,9 @@ class Batch(NamedTuple):
             past.gaps,
             past.offsets,
             encoded.owner,
+            np.zeros((len(encoded.owner), 0), np.float32)
+            if encoded.vectors is None
+            else encoded.vectors,
         )
         made = (torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
         return Batch(*(tensor.to(device) if device else tensor for tensor in made))
@@ -94,7 +99,11 @@ class Batch(NamedTuple):
     def candidates(self, rows: Tensor, owner: Tensor) -> Batch:
         """Some candidates; `owner` says which of the requests is each one's."""
         return self._replace(
-            ids=self.ids[rows], numbers=self.numbers[rows], bags=self.bags[rows], owner=owner
+            ids=self.ids[rows],
+            numbers=self.numbers[rows],
+            bags=self.bags[rows],
+            owner=owner,
+            vectors=self.vectors[rows],
         )
 
     def requests(self, chosen: Tensor) -> Batch:

@@ -29,5 +29,5 @@ class DeepFM(nn.Module):
         v, first = self.table(batch)  # (N, F + L, D), (N,)
         past, more = self.table.pooled(batch)  # (R, J, D), (R,)
         v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch.numbers)
+        logits: Tensor = self.ends(v, first + more[batch.owner], batch)
         return logits

@@ -84,5 +84,5 @@ class DIN(nn.Module):
         k = self.actions.past(self.table, batch)  # (S, U)
         own = self.unit(q, k, batch.lengths, batch.offsets, batch.owner)  # (N, U)
         v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch.numbers, own, own * q)
+        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q)
         return logits

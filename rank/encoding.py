@@ -37,6 +37,7 @@ class Raw:
     bags: Codes  # (N, L, P)
     history: Histories
     owner: NDArray[np.int64]  # (N,) the request of each candidate
+    vectors: Floats | None = None  # (N, V)
 
     @staticmethod
     def of(fields: Sequence[Fields], multi: Sequence[str], keep: int, liked: Array) -> Raw:
@@ -48,6 +49,7 @@ class Raw:
             np.concatenate([_bags(one, multi) for one in fields]),
             _histories(fields, keep, liked),
             np.repeat(np.arange(len(fields)), sizes),
+            _joined([one.vectors for one in fields]),
         )
 
     @staticmethod
@@ -68,7 +70,13 @@ class Raw:
                 np.concatenate([np.zeros(1, np.int64), *ends]),
             ),
             np.concatenate([p.owner + at for p, at in zip(parts, requests, strict=False)]),
+            _joined([part.vectors for part in parts]),
         )
+
+
+def _joined(parts: Sequence[Floats | None]) -> Floats | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there).astype(np.float32) if there else None
 
 
 def _bags(fields: Fields, multi: Sequence[str]) -> Codes:
@@ -148,6 +156,7 @@ class Encoding:
             self._codes(raw.bags, self.bags[:, None]),
             replace(raw.history, codes=self._codes(raw.history.codes, self.shared)),
             raw.owner,
+            raw.vectors,
         )
 
     def quantiles(self, numbers: Floats) -> Codes:

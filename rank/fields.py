@@ -37,6 +37,7 @@ class Shape:
     blocks: int = 1  # of the transformer
     past: int = 50  # actions of a history at most
     heads: int = 1
+    vectors: int = 0  # dimensions of vectors that were trained elsewhere
 
 
 class Table(nn.Module):
@@ -95,14 +96,20 @@ class Ends(nn.Module):
     def __init__(self, shape: Shape, fields: int, more: int = 0):
         super().__init__()
         inputs = fields * shape.width + shape.numbers + more
+        # Absent where there are no vectors, so that models without them stay as they are.
+        self.project = nn.Linear(shape.vectors, shape.unit, bias=False) if shape.vectors else None
+        inputs += shape.unit if shape.vectors else 0
         self.deep = mlp(inputs, *shape.hidden, shape.heads, dropout=shape.dropout)
         self.linear = nn.Parameter(torch.zeros(shape.heads, shape.numbers))
         self.bias = nn.Parameter(torch.zeros(shape.heads))
         # The machine and the first-order weights are of the first head; the others scale them.
         self.scale = nn.Parameter(torch.ones(shape.heads))
 
-    def forward(self, v: Tensor, first: Tensor, numbers: Tensor, *more: Tensor) -> Tensor:
-        """v (N, A, D), first (N,), numbers (N, M), more (N, ...) -> (N, T)"""
+    def forward(self, v: Tensor, first: Tensor, batch: Batch, *more: Tensor) -> Tensor:
+        """v (N, A, D), first (N,), more (N, ...) -> (N, T)"""
+        numbers = batch.numbers
+        if self.project is not None:
+            more = (*more, self.project(batch.vectors))
         deep = self.deep(torch.cat([v.flatten(1), numbers, *more], 1))  # (N, T)
         wide = (first + pairs(v))[:, None] * self.scale  # (N, T)
         logits: Tensor = wide + numbers @ self.linear.T + self.bias + deep

@@ -69,13 +69,19 @@ class Network:
             ) from error
         liked = positive(generation)
         torch.set_num_threads(1)  # of this process: requests run beside each other, not in parts
-        return Network(model, encoding, Reader(assembler, int(meta["history"]), liked))
+        width = int(model.shape.vectors)
+        if width and width != assembler.width:
+            raise BadGeneration(
+                f"{path} takes text vectors of {width} dimensions, the generation has "
+                f"{assembler.width}: build the generation again"
+            )
+        return Network(model, encoding, Reader(assembler, int(meta["history"]), liked, bool(width)))
 
     def logits(self, query: Query, candidates: Candidates) -> Floats:
         """(n, T) a column a head."""
         if not len(candidates):
             return np.empty((0, self.heads), np.float32)
-        fields = self.reader.assembler.fields(query, candidates)
+        fields = self.reader.fields(query, candidates)
         return self.forward(self.encoding(self.reader.raw([fields])))
 
     def forward(self, encoded: Encoded) -> Floats:
@@ -91,6 +97,10 @@ class Reader:
     assembler: Assembler
     history: int  # newest positive actions
     liked: Array  # by action code, the last for unknown ones
+    vectors: bool = False  # whether the items' text vectors are taken
+
+    def fields(self, query: Query, candidates: Candidates) -> Fields:
+        return self.assembler.fields(query, candidates, self.vectors)
 
     def raw(self, fields: Sequence[Fields]) -> Raw:
         return Raw.of(fields, self.assembler.multi, self.history, self.liked)

@@ -49,6 +49,8 @@ class Writer:
             "gaps": past.gaps,
             "offsets": offsets + self.actions,
         }
+        if inputs.vectors is not None:
+            arrays["vectors"] = inputs.vectors
         for name, array in arrays.items():
             kind = array.dtype.str, array.shape[1:]
             if self._kinds.setdefault(name, kind) != kind:
@@ -94,5 +96,6 @@ def opened(path: Path) -> Table:
         of_candidates("bags"),
         past,
         array("owner"),
+        array("vectors") if "vectors" in about["arrays"] else None,
     )
     return Table(inputs, labels, array("rows"), array("weights"), tuple(about["levels"]))

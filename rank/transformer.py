@@ -131,5 +131,5 @@ class Transformer(nn.Module):
         states = self.encoder(self.actions.past(self.table, batch), batch.offsets)  # (S, U)
         own = self.attend(q, states, batch.offsets, batch.owner)  # (N, U)
         v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch.numbers, own, own * q)
+        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q)
         return logits

@@ -21,6 +21,7 @@ SHAPE = Shape(
     hidden=(16, 8),
     unit=8,
     past=10,
+    vectors=5,
 )
 
 
@@ -48,6 +49,7 @@ def encoded(n=12, lengths=(4, 0, 3), seed=0):
             np.cumsum([0, *lengths]),
         ),
         np.sort(draw.integers(0, len(lengths), n)),
+        draw.normal(size=(n, 5)).astype(np.float32),
     )
 
 
@@ -66,6 +68,7 @@ def taken(inputs, index):
         ids=inputs.ids[index],
         numbers=inputs.numbers[index],
         bags=inputs.bags[index],
+        vectors=inputs.vectors[index],
         history=Histories(
             np.concatenate([part.codes for part in parts]),
             np.concatenate([part.actions for part in parts]),

@@ -63,7 +63,8 @@ class Naive:
         crossed = sum(v[a] @ v[b] for a in range(len(v)) for b in range(a + 1, len(v)))
         more = [] if self.name == "deepfm" else self.heard(v, past)
         ends = self.model.ends
-        x = np.concatenate([*v, inputs.numbers[i], *more])
+        project = ends.project.weight.detach().double().numpy()
+        x = np.concatenate([*v, inputs.numbers[i], *more, project @ inputs.vectors[i]])
         layers = [layer for layer in ends.deep if isinstance(layer, torch.nn.Linear)]
         for place, layer in enumerate(layers):
             x = linear(layer, x)
@@ -154,6 +155,7 @@ def test_one_request_alone_scores_as_among_others(name):
             inputs.bags[mine],
             own(inputs.history, request),
             np.zeros(len(mine), np.int64),
+            inputs.vectors[mine],
         )
         assert predict(ranker, alone) == pytest.approx(scores[mine], abs=1e-5, rel=1e-5)
 
@@ -194,7 +196,7 @@ def test_it_overfits_32_rows(name):
     inputs = encoded(32, (4, 5, 3, 6), seed=3)
     labels = (np.arange(32) % 4 == 0).astype(np.float32)
     table = Table(inputs, labels, np.arange(32, dtype=np.int32), np.ones(4, np.float32))
-    settings = Rank(epochs=300, batch=16, learning_rate=0.02, embedding_l2=0.0)
+    settings = Rank(epochs=300, batch=16, learning_rate=0.02, embedding_l2=0.0, decay=1.0)
     fitted = fit(lambda: MODELS[name](SHAPE), table, table, settings, seed=1)
     assert fitted.epochs[fitted.best].ndcg == 1.0
     p = 1 / (1 + np.exp(-predict(fitted.model, inputs)[:, 0]))

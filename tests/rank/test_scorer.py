@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import lightgbm as lgb
 import numpy as np
 import pytest
 import torch
@@ -15,13 +16,13 @@ from funnel.generation import Generation
 from funnel.log import read
 from funnel.stage import Cut
 from funnel.types import Candidates, History, Query
-from jobs import train_rank
+from jobs import train_prerank, train_rank
 from jobs.judged import Judged, split
 from jobs.train_rank import REACH, Part, above
 from rank import build
 from rank.models import MODELS
 from rank.scorer import Network, positive, save
-from tests.rank.shop import N, shop
+from tests.rank.shop import ITEMS, N, shop
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +213,65 @@ def test_every_network_is_trained_saved_and_served(tmp_path, network):
     assert [head["action"] for head in meta["heads"]] == ["click", "cart", "purchase"]
     clicks, buys = kept.columns["p.click"], kept.columns["p.purchase"]
     assert ((buys > 0) & (buys <= clicks) & (clicks < 1)).all()
+
+
+def test_text_vectors_are_taken_where_the_config_says_so(tmp_path):
+    work = shop(tmp_path, requests=120)
+    draw = np.random.default_rng(1)
+    vectors = draw.normal(size=(ITEMS, 6)).astype(np.float32)
+    vectors[::5] = 0
+    for path, _ in work.drafts:
+        (path / "vector").mkdir()
+        np.save(path / "vector/text.npy", vectors)
+    settings = work.config.model_dump(mode="json")
+    settings["rank"] |= {"vectors": True, "epochs": 1}
+    work = replace(work, config=parse(settings))
+    train_rank.run(work)
+    generation = Generation.open(work.draft, check=False)
+    network = Network.open(generation, work.config, "home")
+    assert network.model.shape.vectors == 6
+    query, found = next((one.query, one.candidates) for one in read(work.samples / "home"))
+    before = network.logits(query, found)
+    raw = network.reader.raw([network.reader.fields(query, found)])
+    np.testing.assert_array_equal(raw.vectors, vectors[found.rows])
+    new = Candidates(np.array([ITEMS + 3], np.int32), np.ones(1, np.float32))
+    assert np.isfinite(network.logits(query, new)).all()
+    np.save(work.draft / "vector/text.npy", vectors[:, :3])
+    narrow = Generation.open(work.draft, check=False)
+    with pytest.raises(BadGeneration, match="takes text vectors of 6 dimensions"):
+        Network.open(narrow, work.config, "home")
+    np.save(work.draft / "vector/text.npy", -vectors)
+    other = Network.open(Generation.open(work.draft, check=False), work.config, "home")
+    assert np.abs(other.logits(query, found) - before).max() > 1e-4
+
+
+def test_prerank_learns_what_rank_says(tmp_path):
+    work = shop(tmp_path, requests=160)
+    settings = work.config.model_dump(mode="json")
+    settings["prerank"] |= {"objective": "distilled", "trees": 80}
+    settings["rank"]["epochs"] = 8
+    work = replace(work, config=parse(settings))
+    train_prerank.run(work)
+    place = work.draft / "prerank/home"
+    first = (place / "model.txt").read_text()
+    metrics = train_rank.run(work)["home"]
+    meta = json.loads((place / "meta.json").read_text())
+    assert meta["taught"]
+    assert meta["metrics"]["as rank says"] > 0.8
+    assert (place / "teacher.txt").read_text() == first != (place / "model.txt").read_text()
+    assert metrics["nDCG@10"]["prerank"] == meta["metrics"]["nDCG@10"]["prerank"]
+    again = train_rank.run(work)["home"]  # with the same teacher
+    assert again == metrics
+    # The student is nearer to the network than its teacher was.
+    network = Network.open(Generation.open(work.draft, check=False), work.config, "home")
+    late = split(work, "home")[1]
+    said = np.concatenate([network.logits(one.query, one.candidates)[:, 0] for one in late])
+    matrix = [network.reader.assembler.matrix(one.query, one.candidates) for one in late]
+    near = [
+        np.corrcoef(lgb.Booster(model_file=str(place / name)).predict(np.concatenate(matrix)), said)
+        for name in ("teacher.txt", "model.txt")
+    ]
+    assert near[1][0, 1] > near[0][0, 1]
 
 
 def test_too_few_requests_train_no_model(tmp_path):
