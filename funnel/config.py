@@ -528,7 +528,9 @@ class Prerank(Section):
     trees: Positive = Field(200, description="most trees; fewer where validation stops improving")
     leaves: Positive = Field(31, description="leaves of a tree")
     learning_rate: float = Field(0.08, gt=0.0)
-    objective: Literal["lambdarank", "binary"] = Field("lambdarank")
+    objective: Literal["lambdarank", "binary", "distilled"] = Field(
+        "lambdarank", description="distilled: lambdarank first, then taught by rank's scores"
+    )
     unbiased: bool = Field(
         True, description="clicks on what the log says stood further down count for more"
     )

@@ -50,7 +50,8 @@ def teach(
     own = np.asarray(before, np.float64)
 
     def scaled(said: NDArray[np.float64]) -> Floats:
-        return ((said - centre) / spread * (own.std() or 1.0) + own.mean()).astype(np.float32)
+        moved = (said - centre) / spread * (own.std() or 1.0) + own.mean()
+        return np.asarray(moved, np.float32)
 
     student = taught(
         train.matrix,

@@ -300,8 +300,9 @@ def distilled(work: Work, samples: Samples, late: Part, scores: Scores) -> Part:
         Lesson.of(part.judged, reader.assembler, blend.of(scores.of(part), part.before))
         for part in (early, late)
     ]
-    student = teach(work, samples.scene, *lessons, early.before, reader.assembler)
-    return Part(late.judged, predict(student, lessons[1].matrix))
+    train, valid = lessons
+    student = teach(work, samples.scene, train, valid, early.before, reader.assembler)
+    return Part(late.judged, predict(student, valid.matrix))
 
 
 def warmed(

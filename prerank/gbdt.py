@@ -140,10 +140,30 @@ def fit(
     return lgb.Booster(model_str=booster.model_to_string(num_iteration=best))
 
 
+def taught(
+    matrix: Floats,
+    targets: Floats,
+    valid: Floats,
+    wanted: Floats,
+    settings: Prerank,
+    seed: int,
+) -> lgb.Booster:
+    """Trees whose sum is near `targets` (N,), as many as are best for `wanted` of `valid`."""
+    params = parameters(settings, np.zeros(1, np.float32), seed, len(targets))
+    ranking = ("label_gain", "lambdarank_truncation_level", "eval_at")
+    params = {name: value for name, value in params.items() if name not in ranking}
+    params |= {"objective": "regression", "metric": "l2"}
+    data = lgb.Dataset(matrix, targets, params=params)
+    watched = lgb.Dataset(valid, wanted, reference=data, params=params)
+    stop = lgb.early_stopping(PATIENCE, verbose=False)
+    booster = lgb.train(params, data, settings.trees, valid_sets=[watched], callbacks=[stop])
+    return lgb.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
+
+
 def parameters(settings: Prerank, levels: Floats, seed: int, rows: int) -> dict[str, Any]:
     """LightGBM's settings; `levels` are the distinct labels, rising, from 0."""
     params: dict[str, Any] = {
-        "objective": settings.objective,
+        "objective": "binary" if settings.objective == "binary" else "lambdarank",
         "learning_rate": settings.learning_rate,
         "num_leaves": settings.leaves,
         "min_data_in_leaf": int(np.clip(rows // 2000, 5, 100)),
@@ -156,7 +176,7 @@ def parameters(settings: Prerank, levels: Floats, seed: int, rows: int) -> dict[
         "num_threads": THREADS,
         "verbosity": -1,
     }
-    if settings.objective == "lambdarank":
+    if settings.objective != "binary":
         # The gains of the metric that decides: 2^label - 1, whatever weights the config gives.
         gains = np.exp2(levels.astype(np.float64)) - 1
         params |= {"metric": "ndcg", "eval_at": [STOP_AT], "label_gain": gains.tolist()}
@@ -174,7 +194,7 @@ def dataset(
     reference: lgb.Dataset | None = None,
 ) -> lgb.Dataset:
     """Labels as their place among `levels` for lambdarank, as 0/1 for binary."""
-    ranked = settings.objective == "lambdarank"
+    ranked = settings.objective != "binary"
     labels = np.searchsorted(levels, table.labels) if ranked else table.labels > 0
     weight = np.repeat(table.weights, table.sizes)
     if table.boosts is not None:
