@@ -162,7 +162,8 @@ class Gateway:
             total=len(faced),
             facets=facets(ask.facets, faced.rows, serving.generation.items, self.config),
             variants=query.variants,
-            cursor=cursor(query, page, served) if len(faced) > len(page) == query.limit else "",
+            # Also after a page that rules cut short: the next one may have what they left.
+            cursor=cursor(query, page, served) if len(faced) > len(page) > 0 else "",
             steps=steps,
             degraded=degraded,
             ms=ms,

@@ -18,11 +18,14 @@ from funnel.errors import BadQuery, NotFound, Unavailable
 from funnel.gateway import Gateway, Serving
 from funnel.generation import Generation, Manifest
 from funnel.page import Ask
-from funnel.pipeline import pipeline
+from funnel.pipeline import Pipeline, pipeline
 from funnel.stage import Cut, Select
 from funnel.types import Candidates, Filter
 from recall.bm25 import write_index
 from recall.popular import Popular
+from rerank import Rerank
+from rerank.layout import Layout
+from rerank.quotas import Quota
 
 N = 40
 CONFIG = parse(
@@ -288,3 +291,22 @@ def test_a_trace_shows_the_evidence_and_the_funnel(gateway: Gateway) -> None:
 def test_the_same_question_gives_the_same_page(gateway: Gateway) -> None:
     first, again = (gateway.page(Ask("search", text="blue", request_id="r")) for _ in range(2))
     assert first.hits == again.hits
+
+
+def test_pages_that_rules_cut_short_go_on_until_everything_was_shown(
+    generation: Generation, gateway: Gateway
+) -> None:
+    codes = generation.items.codes("category")
+    rerank = Rerank(layout=Layout({"category": Quota(codes.__getitem__, 1, 10)}))
+    funnel = gateway.serving.pipelines["home"]
+    pipeline = Pipeline({**funnel.stages, "rerank": rerank}, funnel.order)
+    gateway.serving = Serving(generation, {"home": pipeline})
+    seen, cursor, pages = list[str](), "", 0
+    while pages == 0 or cursor:
+        page = gateway.page(Ask("home", cursor=cursor))
+        kinds = codes[generation.items.rows(ids(page))].tolist()
+        assert len(set(kinds)) == len(kinds)
+        seen += ids(page)
+        cursor, pages = page.cursor, pages + 1
+    assert len(seen) == len(set(seen)) == N - 1  # one is not available
+    assert pages > N // 4
