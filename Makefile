@@ -4,7 +4,7 @@
 SHELL := bash
 
 bin := .venv/bin
-benchmarks := wire features rank_speed rerank_speed recall_live vectors popular recall_speed
+benchmarks := wire features rank_speed rerank_speed rerank_slates rerank_truth recall_live vectors popular recall_speed
 # Spark takes JAVA_HOME before PATH, so the Java that set-up found is the one that runs
 java := JAVA_HOME="$$(tail -n 1 .venv/setup/java)"
 
