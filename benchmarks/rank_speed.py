@@ -151,7 +151,7 @@ def plain_din(model: DIN, batch: Batch) -> Tensor:
     queries = q[:, None].expand(-1, len(k), -1)
     keys = k[None].expand(len(q), -1, -1)
     parts = torch.cat([queries, keys, queries - keys, queries * keys], 2)
-    weights = unit.out(F.relu(F.linear(parts, layer, unit.query.bias)))
+    weights = 1 / len(k) + unit.out(F.relu(F.linear(parts, layer, unit.query.bias)))
     own = (weights * keys).sum(1)
     v = torch.cat([v, past[batch.owner]], 1)
     found: Tensor = model.ends(v, first + more[batch.owner], batch, own, own * q)

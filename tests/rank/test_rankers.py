@@ -96,7 +96,7 @@ class Naive:
         bias = unit.query.bias.detach().double().numpy()
         for key in k:
             hidden = relu(layer @ np.concatenate([q, key, q - key, q * key]) + bias)
-            total += linear(unit.out, hidden)[0] * key
+            total += (1 / len(k) + linear(unit.out, hidden)[0]) * key
         return total
 
     def attended(self, q, k):
