@@ -559,6 +559,10 @@ class Rank(Section):
         description="of the learning rate after an epoch that did not improve validation",
     )
     embedding_l2: float = Field(1e-5, ge=0.0)
+    together: Positive = Field(
+        1, description="requests that are scored as one batch at most: for a GPU, as 32"
+    )
+    wait_ms: float = Field(1.0, gt=0.0, description="how long the first of them waits for the next")
     vectors: bool = Field(False, description="the items' text vectors are inputs too")
     warm: bool = Field(
         False, description="begin with what the published generation's model has learned"

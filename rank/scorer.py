@@ -9,7 +9,7 @@ A trained ranker as a `Scorer`: weights in safetensors, everything else that it 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,13 +22,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from features.assemble import Assembler, Fields
-from funnel.config import Config
+from funnel.config import Config, Rank
 from funnel.errors import BadGeneration
 from funnel.generation import Generation, write_text
 from funnel.types import Array, Candidates, Floats, Query
 from rank.batch import Batch, Encoded
 from rank.encoding import Encoding, Raw
 from rank.models import MODELS, name_of, shaped
+from rank.together import Together
 
 PREFIX = "encoding."
 
@@ -36,9 +37,17 @@ PREFIX = "encoding."
 class Network:
     """Logits of the candidates; one thread a request, nothing done item by item."""
 
-    def __init__(self, model: nn.Module, encoding: Encoding, reader: Reader):
-        self.model, self.encoding, self.reader = model.eval(), encoding, reader
+    def __init__(
+        self, model: nn.Module, encoding: Encoding, reader: Reader, settings: Rank | None = None
+    ):
+        """A GPU that is there is used. `settings` may want requests to be scored together."""
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.encoding, self.reader = model.eval().to(self.device), encoding, reader
         self.heads = int(cast(Any, model).shape.heads)
+        settings = settings or Rank()
+        self.together: Callable[[Encoded], Floats] = self.forward
+        if settings.together > 1:
+            self.together = Together(self.forward, settings.together, settings.wait_ms)
 
     @staticmethod
     def open(generation: Generation, config: Config, scene: str) -> Network:
@@ -75,18 +84,19 @@ class Network:
                 f"{path} takes text vectors of {width} dimensions, the generation has "
                 f"{assembler.width}: build the generation again"
             )
-        return Network(model, encoding, Reader(assembler, int(meta["history"]), liked, bool(width)))
+        reader = Reader(assembler, int(meta["history"]), liked, bool(width))
+        return Network(model, encoding, reader, config.rank)
 
     def logits(self, query: Query, candidates: Candidates) -> Floats:
         """(n, T) a column a head."""
         if not len(candidates):
             return np.empty((0, self.heads), np.float32)
         fields = self.reader.fields(query, candidates)
-        return self.forward(self.encoding(self.reader.raw([fields])))
+        return self.together(self.encoding(self.reader.raw([fields])))
 
     def forward(self, encoded: Encoded) -> Floats:
         with torch.inference_mode():
-            logits: Floats = self.model(Batch.of(encoded)).numpy()
+            logits: Floats = self.model(Batch.of(encoded, self.device)).float().cpu().numpy()
         return logits
 
 
