@@ -69,6 +69,8 @@ def configured() -> Callable[..., tuple[Config, Path]]:
             "build": {"root": str(place / "generations"), "driver_memory": "1g", "requests": 1500},
             "store": {"dir": str(place / "valkey")},
             "log": {"dir": str(place / "log"), "seconds": 0.5},
+            # Whatever validation says of so few requests: every stage is seen at work.
+            "scenes": {"home": {"rank": {"model": "on"}}},
             "serve": {name: free_address() for name in SERVICES} | {"budgets": 200.0},
             **sections,
         }
