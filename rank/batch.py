@@ -8,6 +8,7 @@ together, J codes of each
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,6 +37,18 @@ class Histories:
         empty = np.zeros(0, np.int32)
         offsets = np.zeros(requests + 1, np.int64)
         return Histories(np.zeros((0, fields), np.int32), empty, empty, offsets)
+
+    @staticmethod
+    def joined(parts: Sequence[Histories]) -> Histories:
+        """The histories of all parts (one at least), one after another."""
+        actions = np.cumsum([0, *(len(part.codes) for part in parts)])
+        ends = [part.offsets[1:] + at for part, at in zip(parts, actions, strict=False)]
+        return Histories(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.actions for part in parts]),
+            np.concatenate([part.gaps for part in parts]),
+            np.concatenate([np.zeros(1, np.int64), *ends]),
+        )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

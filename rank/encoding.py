@@ -57,18 +57,11 @@ class Raw:
         """The parts one after another."""
         pasts = [part.history for part in parts]
         requests = np.cumsum([0, *(len(past) for past in pasts)])
-        actions = np.cumsum([0, *(len(past.codes) for past in pasts)])
-        ends = [past.offsets[1:] + at for past, at in zip(pasts, actions, strict=False)]
         return Raw(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.numbers for part in parts]),
             np.concatenate([part.bags for part in parts]),
-            Histories(
-                np.concatenate([past.codes for past in pasts]),
-                np.concatenate([past.actions for past in pasts]),
-                np.concatenate([past.gaps for past in pasts]),
-                np.concatenate([np.zeros(1, np.int64), *ends]),
-            ),
+            Histories.joined(pasts),
             np.concatenate([p.owner + at for p, at in zip(parts, requests, strict=False)]),
             _joined([part.vectors for part in parts]),
         )

@@ -64,20 +64,12 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         return parts[0]
     pasts = [part.history for part in parts]
     requests = np.cumsum([0, *(len(past) for past in pasts)])
-    actions = np.cumsum([0, *(len(past.codes) for past in pasts)])
     vectors = [part.vectors for part in parts if part.vectors is not None]
     return Encoded(
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.numbers for part in parts]),
         np.concatenate([part.bags for part in parts]),
-        Histories(
-            np.concatenate([past.codes for past in pasts]),
-            np.concatenate([past.actions for past in pasts]),
-            np.concatenate([past.gaps for past in pasts]),
-            np.concatenate(
-                [[0], *(p.offsets[1:] + at for p, at in zip(pasts, actions, strict=False))]
-            ),
-        ),
+        Histories.joined(pasts),
         np.concatenate([p.owner + at for p, at in zip(parts, requests, strict=False)]),
         np.concatenate(vectors) if vectors else None,
     )
