@@ -10,46 +10,53 @@ trees learn, on the scale of the teacher's, and rank's blend is chosen again wit
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-from numpy.typing import NDArray
 
 from features.assemble import Assembler
 from funnel.generation import write_text
-from funnel.types import Array, Floats
+from funnel.ondisk import Growing, grown
+from funnel.types import Floats
 from jobs.judged import Judged, compared
-from jobs.train_prerank import TEACHER, table
+from jobs.train_prerank import TEACHER
 from jobs.work import Work
 from prerank.gbdt import contributions, importance, predict, taught
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """Requests, their features, and what rank says of every candidate."""
+    """The features of some requests' candidates, and what rank says of every one."""
 
-    judged: Judged
+    requests: int
     matrix: Floats  # (N, F)
-    said: NDArray[np.float64]  # (N,)
+    said: Floats  # (N,)
+    before: Floats  # (N,) what the teacher's own prerank says
 
     @staticmethod
-    def of(judged: Judged, assembler: Assembler, said: Array) -> Lesson:
-        return Lesson(judged, table(judged, assembler).matrix, np.asarray(said, np.float64))
+    def stored(parts: Iterable[Lesson], path: Path) -> Lesson:
+        """The parts joined, in files under `path`, which must be empty."""
+        growing, requests = Growing(path), 0
+        for part in parts:
+            growing.add(matrix=part.matrix, said=part.said, before=part.before)
+            requests += part.requests
+        growing.close()
+        return Lesson(requests, **grown(path))
 
 
 def teach(
-    work: Work, scene: str, train: Lesson, valid: Lesson, before: Array, assembler: Assembler
+    work: Work, scene: str, train: Lesson, valid: Lesson, judged: Judged, assembler: Assembler
 ) -> lgb.Booster:
-    """Writes prerank/<scene>/ anew and gives the student. `before` (N,) is what the teacher's
-    prerank says of the candidates to train on."""
+    """Writes prerank/<scene>/ anew and gives the student; `judged` are the requests of `valid`."""
     target = work.draft / "prerank" / scene
     centre, spread = train.said.mean(), train.said.std() or 1.0
-    own = np.asarray(before, np.float64)
+    own = train.before
 
-    def scaled(said: NDArray[np.float64]) -> Floats:
+    def scaled(said: Floats) -> Floats:
         moved = (said - centre) / spread * (own.std() or 1.0) + own.mean()
         return np.asarray(moved, np.float32)
 
@@ -62,11 +69,10 @@ def teach(
         work.config.build.seed,
     )
     scores = predict(student, valid.matrix)
-    judged = valid.judged
     recalled = judged.ndcg(judged.column("recall"))
     meta: dict[str, Any] = json.loads((target / "meta.json").read_text())
     metrics = {
-        "requests": {"train": len(train.judged.sizes), "valid": len(judged.sizes)},
+        "requests": {"train": train.requests, "valid": valid.requests},
         "trees": student.num_trees(),
         **compared(judged, {"recall": recalled, "prerank": judged.ndcg(scores)}),
         **judged.order(scores),

@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from funnel.catalogue import id_hash
-from funnel.log import Logged, read, stream
+from funnel.log import Logged, stream
 from funnel.metrics import auc, bootstrap_interval, gauc, grouped_ndcg_at_k
 from funnel.types import Array, Floats, Rows
 from jobs.work import Work
@@ -60,8 +60,12 @@ class Judged:
         Where there are both, the graded queries together count as much as the requests of users:
         they are few, but say what is right and not what was clicked where it stood.
         """
-        graded = np.array([not logged.query.user_id for logged in self.requests])
-        return weighed(graded, float(graded.mean()) if len(graded) else 0.0)
+        return weighed(self.graded, float(self.graded.mean()) if len(self.graded) else 0.0)
+
+    @property
+    def graded(self) -> NDArray[np.bool_]:
+        """(R,) whether each request is a query that was graded, and no user's."""
+        return np.array([not logged.query.user_id for logged in self.requests], bool)
 
     def column(self, name: str) -> Floats:
         """(N,) a column of the candidates, NaN where a request does not have it."""
@@ -95,27 +99,13 @@ def scenes(work: Work) -> list[str]:
     return [name for name in work.config.scenes if (work.samples / name / "requests").is_dir()]
 
 
-def split(work: Work, scene: str) -> tuple[list[Logged], list[Logged]]:
-    """The scene's requests with a positive candidate: to train on, and the latest
-    `build.valid_share` to validate on.
+@dataclass(frozen=True, slots=True, eq=False)
+class Parted:
+    """The ids of the scene's requests with a positive candidate: to train on, and the latest
+    `build.valid_share` to validate on, of very many `MOST_VALID`. Told without reading them.
 
     Graded queries have no time of their own: as large a share of them, by the hash of their ids.
     """
-    share = work.config.build.valid_share
-    useful = [entry for entry in read(work.samples / scene, scene) if (entry.labels > 0).any()]
-    timed = [entry for entry in useful if entry.query.user_id]
-    graded = [entry for entry in useful if not entry.query.user_id]
-    cut = round(len(timed) * (1 - share))
-    held = [id_hash(entry.query.request_id) / 2**64 < share for entry in graded]
-    train = [entry for entry, out in zip(graded, held, strict=True) if not out]
-    valid = [entry for entry, out in zip(graded, held, strict=True) if out]
-    return train + timed[:cut], valid + timed[cut:]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Parted:
-    """The ids of the requests that `split` gives, told without reading them; of very many to
-    validate on, `MOST_VALID` of them."""
 
     train: frozenset[str]
     valid: frozenset[str]

@@ -2,8 +2,9 @@
 Trains prerank: LightGBM over the assembled features of the samples, one model a scene.
 
 The evidence in the samples comes from the generation as of `past`, and so do the vectors and
-attributes that the features look up. The latest requests validate; a model that does not beat
-recall's order there is published switched off. Writes prerank/<scene>/{model.txt,meta.json}.
+attributes that the features look up. The samples are read in parts and their features go into
+files, of which LightGBM keeps a byte a number. The latest requests validate; a model that does not
+beat recall's order there is published switched off. Writes prerank/<scene>/{model.txt,meta.json}.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from features.assemble import Assembler
 from funnel.generation import Generation, write_text
+from funnel.log import Logged
+from funnel.ondisk import Growing, grown
+from funnel.types import Array, Floats
 from jobs.command import command
 from jobs.fresh import fresh, removed
-from jobs.judged import Judged, compared, lacking, scenes, split
+from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed, weighed
 from jobs.work import Work
 from prerank.gbdt import Table, contributions, fit, importance, predict
 from prerank.position import boosts, examination
@@ -29,35 +34,61 @@ from prerank.position import boosts, examination
 TEACHER = "teacher.txt"  # of a prerank that rank will teach: jobs/distilled.py
 
 
-def table(judged: Judged, assembler: Assembler) -> Table:
-    """The features of every candidate, request by request."""
-    parts = [assembler.matrix(one.query, one.candidates) for one in judged.requests]
-    return Table(np.concatenate(parts), judged.labels, judged.sizes, judged.weights)
+def matrix(judged: Judged, assembler: Assembler) -> Floats:
+    """(N, F) the features of every candidate, request by request."""
+    return np.concatenate([assembler.matrix(one.query, one.candidates) for one in judged.requests])
+
+
+def stored(
+    work: Work, scene: str, parted: Parted, assembler: Assembler, path: Path
+) -> tuple[Table, Array, Judged]:
+    """What there is to learn from, in files under `path`, with the position of every candidate; and
+    what validates."""
+    growing, late = Growing(fresh(path)), list[Logged]()
+    for early, held in streamed(work, scene, parted):
+        late += held
+        if early:
+            judged = Judged.of(early)
+            growing.add(
+                matrix=matrix(judged, assembler),
+                labels=judged.labels,
+                sizes=judged.sizes,
+                graded=judged.graded,
+                positions=judged.positions,
+            )
+    growing.close()
+    arrays = grown(path)
+    weights = weighed(arrays["graded"], parted.graded)
+    table = Table(arrays["matrix"], arrays["labels"], arrays["sizes"], weights)
+    return table, arrays["positions"], Judged.of(late)
 
 
 def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     """Trains and writes one scene's model; its metrics, or under `why` why there is none."""
     config, target = work.config, work.draft / "prerank" / scene
     removed(target)
-    requests = split(work, scene)
-    if why := lacking(*requests):
+    parted = Parted.of(work, scene)
+    if why := lacking(parted.train, parted.valid):
         return {"on": False, "why": why}
-    early, late = (Judged.of(part) for part in requests)
     assembler = Assembler(generation, config, scene)
-    work.progress(f"train_prerank: features of {len(early.sizes) + len(late.sizes)} requests")
-    valid = table(late, assembler)
-    learned, tell = table(early, assembler), told(work, f"train_prerank: {scene}")
+    count = len(parted.train) + len(parted.valid)
+    work.progress(f"train_prerank: features of {count} requests")
+    place = work.root / "tables" / f"prerank-{scene}"
+    learned, positions, late = stored(work, scene, parted, assembler, place)
+    valid = Table(matrix(late, assembler), late.labels, late.sizes, late.weights)
+    tell = told(work, f"train_prerank: {scene}")
     booster = fit(learned, valid, config.prerank, config.build.seed, tell)
     looked: list[float] = []
-    if config.prerank.unbiased and (early.positions > 0).any():
+    if config.prerank.unbiased and (positions > 0).any():
         # What was shown further up was looked at more: again, with clicks weighed for that.
-        chance = examination(predict(booster, learned.matrix), early.labels > 0, early.positions)
+        chance = examination(predict(booster, learned.matrix), learned.labels > 0, positions)
         looked = [round(float(share), 3) for share in chance[1:]]
-        weighed = replace(learned, boosts=boosts(early.labels, early.positions, chance))
+        weighed = replace(learned, boosts=boosts(learned.labels, positions, chance))
         booster = fit(weighed, valid, config.prerank, config.build.seed, tell)
+    removed(place)
     scores = predict(booster, valid.matrix)
     metrics = {
-        "requests": {"train": len(early.sizes), "valid": len(late.sizes)},
+        "requests": {"train": len(learned.sizes), "valid": len(late.sizes)},
         "trees": booster.num_trees(),
         **({"looked at": looked} if looked else {}),
         **compared(

@@ -32,7 +32,7 @@ from jobs.distilled import Lesson, teach, teacher
 from jobs.fresh import fresh, removed
 from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed
 from jobs.judged import weighed as weighed_requests
-from jobs.train_prerank import table, told
+from jobs.train_prerank import matrix, told
 from jobs.work import Work
 from prerank.gbdt import predict, usable
 from rank.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ class Before:
         judged = Judged.of(requests)
         if self.booster is None:
             return Part(judged, judged.column("recall"))
-        return Part(judged, predict(self.booster, table(judged, self.assembler).matrix))
+        return Part(judged, predict(self.booster, matrix(judged, self.assembler)))
 
 
 def heads(work: Work, labels: Floats) -> tuple[Head, ...]:
@@ -132,8 +132,7 @@ class Read:
     def of(part: Part, reader: Reader) -> Read:
         judged = part.judged
         fields = [reader.fields(one.query, one.candidates) for one in judged.requests]
-        graded = np.array([not one.query.user_id for one in judged.requests])
-        return Read(reader.raw(fields), judged.labels, judged.rows, graded)
+        return Read(reader.raw(fields), judged.labels, judged.rows, judged.graded)
 
     def table(self, encoding: Encoding, levels: tuple[float, ...], kinds: float) -> Table:
         weights = weighed_requests(self.graded, kinds)
@@ -291,17 +290,17 @@ def distilled(work: Work, samples: Samples, late: Part, scores: Scores) -> Part:
 
     weight, _ = weighed(lambda weight: judged.ndcg(order(weight)), judged.weights)
     blend, reader = Blend(weight, usual), scores.reader
-    parts = [samples.before.part(t) for t, _ in streamed(work, samples.scene, samples.parted) if t]
-    early = Part(
-        Judged.of([one for part in parts for one in part.judged.requests]),
-        np.concatenate([part.before for part in parts]),
-    )
-    lessons = [
-        Lesson.of(part.judged, reader.assembler, blend.of(scores.of(part), part.before))
-        for part in (early, late)
-    ]
-    train, valid = lessons
-    student = teach(work, samples.scene, train, valid, early.before, reader.assembler)
+
+    def lesson(part: Part) -> Lesson:
+        said = np.asarray(blend.of(scores.of(part), part.before), np.float32)
+        features = matrix(part.judged, reader.assembler)
+        return Lesson(len(part.judged.sizes), features, said, part.before)
+
+    early = (samples.before.part(t) for t, _ in streamed(work, samples.scene, samples.parted) if t)
+    place = work.root / "tables" / f"taught-{samples.scene}"
+    train, valid = Lesson.stored(map(lesson, early), fresh(place)), lesson(late)
+    student = teach(work, samples.scene, train, valid, judged, reader.assembler)
+    removed(place)
     return Part(late.judged, predict(student, valid.matrix))
 
 

@@ -19,6 +19,7 @@ LEAVES = (
     "funnel.config",
     "funnel.extra",
     "funnel.formula",
+    "funnel.ondisk",
     "funnel.predicate",
     "funnel.rulebook",
 )

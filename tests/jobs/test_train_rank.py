@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,15 @@ from features.assemble import Assembler
 from funnel.config import parse
 from funnel.errors import BadData
 from funnel.generation import Generation
-from funnel.log import read, stream
-from jobs import judged, train_rank
-from jobs.judged import Parted, split, streamed
+from funnel.log import Logged, read, stream
+from jobs import judged, train_prerank, train_rank
+from jobs.judged import Parted, streamed
 from jobs.train_rank import Before, Samples
 from jobs.work import Work
+from prerank.gbdt import Table, fit
 from rank.scorer import Reader, positive
 from rank.stored import opened
-from tests.rank.shop import shop
+from tests.rank.shop import shop, split
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +61,54 @@ def test_candidates_that_are_not_beside_each_other_are_refused(work: Work, tmp_p
         list(stream(tmp_path, 50))
 
 
-def test_the_parts_are_those_that_are_split_in_memory(
+def test_the_latest_requests_with_a_positive_candidate_validate(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, valid = split(work, "home")
+    useful = [entry for entry in read(work.samples / "home") if (entry.labels > 0).any()]
+    names = [entry.query.request_id for entry in useful]  # the oldest first
+    cut = round(len(names) * (1 - work.config.build.valid_share))
     parted = Parted.of(work, "home")
-    assert parted.train == {entry.query.request_id for entry in train}
-    assert parted.valid == {entry.query.request_id for entry in valid}
-    early = [e for some, _ in streamed(work, "home", parted) for e in some]
-    assert len(early) == len(train)
+    assert parted.train == set(names[:cut])
+    assert parted.valid == set(names[cut:])
+    early = [e.query.request_id for some, _ in streamed(work, "home", parted) for e in some]
+    assert sorted(early) == sorted(names[:cut])
     monkeypatch.setattr(judged, "MOST_VALID", 7)
     assert len(Parted.of(work, "home").valid) == 7
+
+
+def test_prerank_reads_its_samples_in_parts(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = Generation.open(work.past_draft, check=False)
+    assembler = Assembler(generation, work.config, "home")
+    parted = Parted.of(work, "home")
+    train, valid = split(work)
+    sizes: list[int] = []
+
+    def some(path: Path) -> Iterator[list[Logged]]:
+        for entries in stream(path, 200):
+            sizes.append(sum(len(one.candidates) for one in entries))
+            yield entries
+
+    monkeypatch.setattr(judged, "stream", some)
+    table, positions, late = train_prerank.stored(work, "home", parted, assembler, tmp_path / "t")
+    assert max(sizes) < len(table.labels) / 5
+    assert isinstance(table.matrix.base, np.memmap)
+    expected = np.concatenate([assembler.matrix(one.query, one.candidates) for one in train])
+    np.testing.assert_array_equal(table.matrix, expected)
+    np.testing.assert_array_equal(table.labels, np.concatenate([one.labels for one in train]))
+    np.testing.assert_array_equal(positions, np.concatenate([one.positions for one in train]))
+    np.testing.assert_array_equal(table.sizes, [len(one.candidates) for one in train])
+    np.testing.assert_array_equal(table.weights, np.ones(len(train)))
+    assert [e.query.request_id for e in late.requests] == [e.query.request_id for e in valid]
+    # What is in files trains the same trees as what is in memory.
+    held = Table(
+        expected,
+        *(np.array(a) for a in (table.labels, table.sizes)),
+        np.ones(len(train), np.float32),
+    )
+    made = [fit(one, None, work.config.prerank, 1).model_to_string() for one in (table, held)]
+    assert made[0] == made[1]
 
 
 def test_a_table_of_parts_holds_few_at_a_time(

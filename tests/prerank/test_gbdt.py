@@ -17,10 +17,9 @@ from funnel.metrics import ndcg_at_k
 from funnel.stage import Cut
 from funnel.types import Candidates, best
 from jobs import train_prerank
-from jobs.judged import split
 from prerank import build
 from prerank.gbdt import GBDT, Table, contributions, fit, parameters, predict
-from tests.rank.shop import shop
+from tests.rank.shop import shop, split
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +206,7 @@ def test_the_job_beats_recall_and_says_what_mattered(work):
 
 
 def test_the_latest_requests_validate(work):
-    train, valid = split(work, "home")
+    train, valid = split(work)
     assert len(valid) == 32
     assert max(one.query.at for one in train) < min(one.query.at for one in valid)
 

@@ -16,6 +16,7 @@ from funnel.config import Config, parse
 from funnel.generation import Generation, Manifest
 from funnel.log import Logged, write
 from funnel.types import Candidates, History, Query
+from jobs.judged import Parted, streamed
 from jobs.work import Work
 
 UNTIL = 1_700_000_000_000
@@ -103,3 +104,10 @@ def shop(root: Path, requests: int = 160) -> Work:
     logged = [request(place, settings, draw) for place in range(requests)]
     write(work.samples / "home", logged, "part-0")
     return work
+
+
+def split(work: Work) -> tuple[list[Logged], list[Logged]]:
+    """The requests to train on and those to validate on."""
+    parts = list(streamed(work, "home", Parted.of(work, "home")))
+    train, valid = ([one for part in parts for one in part[side]] for side in (0, 1))
+    return train, valid

@@ -17,12 +17,12 @@ from funnel.log import read
 from funnel.stage import Cut
 from funnel.types import Candidates, History, Query
 from jobs import train_prerank, train_rank
-from jobs.judged import Judged, split
+from jobs.judged import Judged
 from jobs.train_rank import REACH, Part, above
 from rank import build
 from rank.models import MODELS
 from rank.scorer import Network, positive, save
-from tests.rank.shop import ITEMS, N, shop
+from tests.rank.shop import ITEMS, N, shop, split
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_prerank_learns_what_rank_says(tmp_path):
     assert again == metrics
     # The student is nearer to the network than its teacher was.
     network = Network.open(Generation.open(work.draft, check=False), work.config, "home")
-    late = split(work, "home")[1]
+    late = split(work)[1]
     said = np.concatenate([network.logits(one.query, one.candidates)[:, 0] for one in late])
     matrix = [network.reader.assembler.matrix(one.query, one.candidates) for one in late]
     near = [
@@ -289,7 +289,7 @@ def test_training_without_prerank_learns_to_beat_recall(tmp_path):
 
 
 def test_places_count_within_each_request(work):
-    judged = Judged.of(split(work, "home")[0][:3])
+    judged = Judged.of(split(work)[0][:3])
     part = Part(judged, np.random.default_rng(0).random(3 * N).astype(np.float32))
     places = part.places()
     for request in range(3):
