@@ -31,6 +31,7 @@ from rank.batch import Encoded, Histories
 from rank.din import DIN
 from rank.fields import Shape
 from rank.next_item import Sequences
+from rank.pairs import Pairs
 from rank.train import Table, fit, predict
 
 ASKED = 100  # drawn items of a user of validation and of the test
@@ -41,12 +42,11 @@ PAST = 50
 class Mean(nn.Module):
     """In the unit's place: every action counts the same for every candidate."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, lengths: Tensor, offsets: Tensor, owner: Tensor
-    ) -> Tensor:
-        sums = k.new_zeros(len(lengths), k.shape[1])
-        sums = sums.index_add(0, torch.repeat_interleave(lengths), k)
-        return (sums / lengths.clamp(min=1)[:, None])[owner]
+    def forward(self, q: Tensor, k: Tensor, offsets: Tensor, pairs: Pairs | None) -> Tensor:
+        if pairs is None:
+            return k.sum(0, keepdim=True).expand(len(q), -1) / max(len(k), 1)
+        lengths = pairs.sums(torch.ones_like(pairs.mine))
+        return pairs.sums(pairs.actions(k)) / lengths.clamp(min=1)[:, None]
 
 
 def pooled(shape: Shape) -> nn.Module:

@@ -9,8 +9,12 @@ deepfm: 500 candidates of 10 fields of width 10, layers 400-400-400; din and tra
 candidates and a history of 50, width 64. Codes are given. A peer has the same weights and is the
 paper's formula as it stands: the FM as a sum over pairs; the activation unit over [q, k, q - k,
 q * k] side by side; the history encoded once a candidate. The scores agree, which is checked.
-`floor ms` is what the FLOPs of the matrix products take at the speed that a large matrix product
-reaches on this core in the same run.
+`MFLOP` are those of the matrix products, `floor ms` is what they take at the speed that a large
+matrix product reaches on this core in the same run, and `x floor` how far from that a request is.
+
+Where there is an NVIDIA GPU the networks are measured on it too, with 1, 8 and 32 requests as one
+batch; codes go to it and scores come back within the time, and `x peer` compares a request with the
+same network on the core.
 
 `--training` says how many rows a second DeepFM of that shape and DIN learn from: DIN on histories
 as they are, ten actions in the mean and fifty at most, and on the same padded to fifty.
@@ -29,20 +33,26 @@ import lightgbm as lgb
 import numpy as np
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import harness
+from funnel.types import Floats
 from prerank.trees import flattened
 from rank.batch import GAPS, Batch, Encoded, Histories
 from rank.deepfm import DeepFM
-from rank.din import DIN
+from rank.din import DIN, HIDDEN
 from rank.fields import Shape
+from rank.matched import Matched
+from rank.models import MODELS
+from rank.pairs import Pairs
+from rank.together import joined
 from rank.train import Packed, Table, loss
 from rank.transformer import Transformer
 
 WARM = 5
 LANES, HERTZ = 8, 3e9
+TOGETHER = 1, 8, 32  # requests of a batch on a GPU
 
 
 def in_turns(methods: Mapping[str, Callable[[], Any]], times: int) -> dict[str, np.ndarray]:
@@ -93,9 +103,11 @@ def prerank(rows: int, width: int, trees: int, leaves: int, times: int) -> list[
     )
     floor = 1e3 * rows * len(flat.thresholds) / LANES / HERTZ
     found = rows_of(spent, "Booster.predict", rows)
-    found[0] |= {"ready s": ready, "floor ms": floor}
-    found[1] |= {"ready s": float("nan"), "floor ms": float("nan")}
-    return found
+    return [found[0] | {"floor ms": floor, **far(found[0], floor), "ready s": ready}, found[1]]
+
+
+def far(row: Mapping[str, Any], floor: float) -> dict[str, float]:
+    return {"x floor": row["p50 ms"] / floor}
 
 
 VOCAB = 100_000  # codes of a field
@@ -105,25 +117,27 @@ WIDE = Shape(
 )
 
 
-def request(shape: Shape, candidates: int, past: int, seed: int = 0) -> Batch:
+def encoded(shape: Shape, candidates: int, past: int, seed: int = 0) -> Encoded:
     """One request."""
     draw = np.random.default_rng(seed)
     ids = np.stack([draw.integers(0, size, candidates) for size in shape.vocab], 1)
     codes = [draw.integers(1, shape.vocab[field], past) for field in shape.shared]
-    return Batch.of(
-        Encoded(
-            ids.astype(np.int32),
-            np.zeros((candidates, 0), np.float32),
-            np.zeros((candidates, 0, 1), np.int32),
-            Histories(
-                np.stack(codes, 1).astype(np.int32) if codes else np.zeros((past, 0), np.int32),
-                draw.integers(0, shape.actions, past).astype(np.int32),
-                draw.integers(0, GAPS, past).astype(np.int32),
-                np.array([0, past]),
-            ),
-            np.zeros(candidates, np.int64),
-        )
+    return Encoded(
+        ids.astype(np.int32),
+        np.zeros((candidates, 0), np.float32),
+        np.zeros((candidates, 0, 1), np.int32),
+        Histories(
+            np.stack(codes, 1).astype(np.int32) if codes else np.zeros((past, 0), np.int32),
+            draw.integers(0, shape.actions, past).astype(np.int32),
+            draw.integers(0, GAPS, past).astype(np.int32),
+            np.array([0, past]),
+        ),
+        np.zeros(candidates, np.int64),
     )
+
+
+def request(shape: Shape, candidates: int, past: int) -> Batch:
+    return Batch.of(encoded(shape, candidates, past))
 
 
 def plain_deepfm(model: DeepFM, batch: Batch) -> Tensor:
@@ -151,10 +165,13 @@ def plain_din(model: DIN, batch: Batch) -> Tensor:
     queries = q[:, None].expand(-1, len(k), -1)
     keys = k[None].expand(len(q), -1, -1)
     parts = torch.cat([queries, keys, queries - keys, queries * keys], 2)
-    weights = 1 / len(k) + unit.out(F.relu(F.linear(parts, layer, unit.query.bias)))
-    own = (weights * keys).sum(1)
+    near = (unit.near(queries) * unit.far(keys)).sum(2, keepdim=True) * HIDDEN**-0.5
+    recent = unit.place(torch.arange(len(k) - 1, -1, -1).clamp(max=model.shape.past - 1))
+    weights = unit.out(F.relu(F.linear(parts, layer, unit.query.bias))) + near + recent
+    own = (weights.softmax(1) * keys).sum(1)
+    matched = model.matched(batch, Pairs.of(batch.offsets, batch.owner))
     v = torch.cat([v, past[batch.owner]], 1)
-    found: Tensor = model.ends(v, first + more[batch.owner], batch, own, own * q)
+    found: Tensor = model.ends(v, first + more[batch.owner], batch, own, own * q, matched)
     return found
 
 
@@ -184,12 +201,11 @@ def flops(name: str, candidates: int, past: int) -> float:
         return layers(DEEP, candidates, len(DEEP.vocab) * DEEP.width)
     unit, joined = WIDE.unit, len(WIDE.shared) * WIDE.width
     fields = len(WIDE.vocab) + len(WIDE.shared)
-    found = layers(WIDE, candidates, fields * WIDE.width + 2 * unit)
+    found = layers(WIDE, candidates, fields * WIDE.width + 2 * unit + Matched.width(WIDE))
     found += 2.0 * (candidates + past) * joined * unit
     if name == "din":
-        hidden = 36
-        products = candidates * past * unit * hidden + candidates * past * (hidden + unit)
-        return found + 2.0 * (products + (candidates + past) * unit * hidden)
+        products = candidates * past * (unit * HIDDEN + 2 * HIDDEN + unit)
+        return found + 2.0 * (products + 2 * (candidates + past) * unit * HIDDEN)
     block = past * unit * unit * (3 + 1 + 2 + 2) + 2 * past * past * unit
     attend = (candidates + 2 * past) * unit * unit + 2 * candidates * past * unit
     return found + 2.0 * (block + attend)
@@ -220,10 +236,35 @@ def networks(candidates: int, past: int, times: int) -> list[dict[str, Any]]:
             torch.testing.assert_close(model(batch), plain(model, batch), atol=1e-5, rtol=1e-5)
             methods = {name: partial(model, batch), f"plain {name}": partial(plain, model, batch)}
             own = rows_of(in_turns(methods, times), f"plain {name}", candidates)
-            floor = 1e3 * flops(name, candidates, past) / fast
-            own[0] |= {"ready s": float("nan"), "floor ms": floor}
-            own[1] |= {"ready s": float("nan"), "floor ms": float("nan")}
+            work = flops(name, candidates, past)
+            floor = 1e3 * work / fast
+            own[0] |= {"MFLOP": work / 1e6, "floor ms": floor, **far(own[0], floor)}
             found += own
+    return found
+
+
+def batched(
+    device: torch.device, candidates: int, past: int, times: int, core: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The networks on a device with so many requests as one batch, there and back; `core` has the
+    milliseconds of a request on the core."""
+    found = []
+    for name, shape in (("deepfm", DEEP), ("din", WIDE), ("transformer", WIDE)):
+        length = past if shape.shared else 0
+        model = MODELS[name](shape).eval().to(device)
+        for requests in TOGETHER:
+            each = [encoded(shape, candidates, length, seed) for seed in range(requests)]
+            batch = joined(each)
+
+            def forward(model: nn.Module = model, batch: Encoded = batch) -> Floats:
+                scores: Floats = model(Batch.of(batch, device)).float().cpu().numpy()
+                return scores
+
+            label = f"{name}, {device.type}, {requests} requests"
+            with torch.inference_mode():
+                spent = in_turns({label: forward}, times)
+            (own,) = rows_of(spent, label, candidates * requests)
+            found.append(own | {"x peer": core[name] * requests / own["p50 ms"]})
     return found
 
 
@@ -294,6 +335,11 @@ def main(
         harness.show("rank_speed", "training, batches of 1,024", training(50_000), as_json)
         return
     found = prerank(rows, width, trees, leaves, times) + networks(candidates, past, times)
+    if torch.cuda.is_available():
+        core = {row["method"]: row["p50 ms"] for row in found}
+        found += batched(torch.device("cuda"), candidates, past, times, core)
+    keys = dict.fromkeys(key for row in found for key in row)
+    found = [{key: row.get(key, float("nan")) for key in keys} for row in found]
     harness.show("rank_speed", f"{rows:,} rows, {candidates} candidates", found, as_json)
 
 

@@ -6,6 +6,10 @@ The unit's first layer over [q, k, q - k, q * k] is kept in three parts: what th
 what the action adds, and the product. The first two are computed once a candidate and once an
 action instead of once a pair; for one request the third is a single matrix product.
 
+To what the unit says of a pair comes how near projections of the two are, and how recent the action
+is; the weights are the softmax of the sum. As published they are what the unit says, alone and
+without a softmax: from little data that learns less than a mean of the actions tells.
+
 N candidates of R requests, S actions of all histories together, H of one request, U width of both,
 A width of the unit's hidden layer, D embedding width, T heads
 """
@@ -16,58 +20,52 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rank.batch import Batch, spread
+from rank.batch import Batch
 from rank.fields import Actions, Ends, Shape, Table
+from rank.matched import Matched
+from rank.pairs import Pairs, places
 
 HIDDEN = 36  # of the activation unit, as published
 
 
 class Unit(nn.Module):
-    """The weight of an action for a candidate: what it would have in a mean and what the unit adds
-    to that, 1/h + a, from a = 0 on. As published it is a alone; from little data that learns less
-    than a mean tells."""
+    """What each candidate makes of its request's actions: their mean at first."""
 
-    def __init__(self, unit: int):
+    def __init__(self, unit: int, past: int):
         super().__init__()
         self.query = nn.Linear(unit, HIDDEN)  # of q and of q - k, together
         self.key = nn.Linear(unit, HIDDEN, bias=False)  # of k and of q - k
         self.product = nn.Linear(unit, HIDDEN, bias=False)
-        self.out = nn.Linear(HIDDEN, 1)
+        self.out = nn.Linear(HIDDEN, 1, bias=False)  # a softmax does not see what all have
+        self.near, self.far = nn.Linear(unit, HIDDEN), nn.Linear(unit, HIDDEN, bias=False)
+        self.place = nn.Embedding(past, 1)  # from the end: 0 is the newest
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.place.weight)
 
-    def forward(
-        self, q: Tensor, k: Tensor, lengths: Tensor, offsets: Tensor, owner: Tensor
-    ) -> Tensor:
-        """q (N, U), k (S, U) -> (N, U) each candidate's weighted sum of its request's actions"""
-        if len(lengths) == 1:
-            return self.one(q, k)
-        return self.packed(q, k, lengths, offsets, owner)
+    def forward(self, q: Tensor, k: Tensor, offsets: Tensor, pairs: Pairs | None) -> Tensor:
+        """q (N, U), k (S, U) -> (N, U) each candidate's weighted mean of its request's actions, 0
+        where there are none. `pairs` is None for one request."""
+        recent = self.place(places(offsets, self.place.num_embeddings))  # (S, 1)
+        near, far = self.near(q) * HIDDEN**-0.5, self.far(k)
+        if pairs is None:
+            fit = self.of_one(q, k) + near @ far.T + recent.T  # (N, H)
+            pooled: Tensor = fit.softmax(1) @ k
+            return pooled
+        keys = pairs.actions(k)
+        hidden = self.product(pairs.candidates(q) * keys)
+        hidden = hidden + pairs.candidates(self.query(q)) + pairs.actions(self.key(k))
+        both = (pairs.candidates(near) * pairs.actions(far)).sum(1, keepdim=True)
+        fit = self.out(F.relu(hidden)) + both + pairs.actions(recent)  # (P, 1)
+        return pairs.sums(pairs.softmax(fit) * keys)
 
-    def one(self, q: Tensor, k: Tensor) -> Tensor:
-        """All candidates of one request: q (N, U), k (H, U) -> (N, U)"""
+    def of_one(self, q: Tensor, k: Tensor) -> Tensor:
+        """The unit for all candidates of one request: q (N, U), k (H, U) -> (N, H)"""
         n, h = len(q), len(k)
         width = self.product.weight[None] * k[:, None]  # (H, A, U)
         hidden = (q @ width.flatten(0, 1).T).view(n, h, HIDDEN)  # (N, H, A)
         hidden = hidden + self.query(q)[:, None] + self.key(k)
-        weights = 1 / max(h, 1) + self.out(F.relu(hidden)).squeeze(2)  # (N, H)
-        pooled: Tensor = weights @ k
-        return pooled
-
-    def packed(
-        self, q: Tensor, k: Tensor, lengths: Tensor, offsets: Tensor, owner: Tensor
-    ) -> Tensor:
-        """Pairs of a candidate and an action, as many as there are."""
-        counts = lengths[owner]  # (N,)
-        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        mine = torch.repeat_interleave(counts)  # (pairs,)
-        theirs = spread(offsets[owner], ends)
-        # Not q[mine] but index_select: its gradient is one sum in the order of the pairs.
-        keys = k.index_select(0, theirs)
-        hidden = self.product(q.index_select(0, mine) * keys)
-        hidden = hidden + self.query(q).index_select(0, mine) + self.key(k).index_select(0, theirs)
-        weights = 1 / counts[mine][:, None] + self.out(F.relu(hidden))  # (pairs, 1)
-        return q.new_zeros(q.shape).index_add(0, mine, weights * keys)
+        said: Tensor = self.out(F.relu(hidden)).squeeze(2)
+        return said
 
 
 class DIN(nn.Module):
@@ -76,8 +74,10 @@ class DIN(nn.Module):
         self.shape = shape
         self.table = Table(shape)
         self.actions = Actions(shape)
-        self.unit = Unit(shape.unit)
-        self.ends = Ends(shape, len(shape.vocab) + len(shape.shared), 2 * shape.unit)
+        self.unit = Unit(shape.unit, shape.past)
+        self.matched = Matched(shape)
+        more = 2 * shape.unit + Matched.width(shape)
+        self.ends = Ends(shape, len(shape.vocab) + len(shape.shared), more)
 
     def forward(self, batch: Batch) -> Tensor:
         """(N, T) logits, not probabilities"""
@@ -85,7 +85,9 @@ class DIN(nn.Module):
         past, more = self.table.pooled(batch)  # (R, J, D), (R,)
         q = self.actions.candidates(v)  # (N, U)
         k = self.actions.past(self.table, batch)  # (S, U)
-        own = self.unit(q, k, batch.lengths, batch.offsets, batch.owner)  # (N, U)
+        pairs = Pairs.of(batch.offsets, batch.owner) if len(past) > 1 else None
+        own = self.unit(q, k, batch.offsets, pairs)  # (N, U)
+        matched = self.matched(batch, pairs)  # (N, 2JC)
         v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q)
+        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q, matched)
         return logits

@@ -1,7 +1,9 @@
 """
 A transformer over the history, to which every candidate attends.
 The blocks are those of SASRec (Kang and McAuley 2018, https://arxiv.org/abs/1808.09781), normalised
-before instead of after; a candidate as a query is BST (Chen et al. 2019,
+before instead of after, and told how far apart two actions are instead of where they are (Shaw et
+al. 2018, https://arxiv.org/abs/1803.02155): in training most states are of actions that are not the
+last, in serving the last one decides. A candidate as a query is BST (Chen et al. 2019,
 https://arxiv.org/abs/1905.06874), but that candidates see the history and never each other.
 
 The history is encoded once a request. All but the attention itself runs on packed histories; the
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rank.batch import Batch, spread
+from rank.batch import Batch
 from rank.fields import Actions, Ends, Shape, Table
+from rank.matched import Matched
+from rank.pairs import Pairs
 
 HEADS = 2
 WIDER = 2  # times U: the width between a block's two layers
@@ -26,8 +30,9 @@ WIDER = 2  # times U: the width between a block's two layers
 class Block(nn.Module):
     """Causal attention and two layers, each added to what came in."""
 
-    def __init__(self, unit: int, dropout: float):
+    def __init__(self, unit: int, past: int, dropout: float):
         super().__init__()
+        self.apart = nn.Parameter(torch.zeros(HEADS, past))  # by the distance between two actions
         self.before, self.between = nn.LayerNorm(unit), nn.LayerNorm(unit)
         self.qkv, self.out = nn.Linear(unit, 3 * unit), nn.Linear(unit, unit)
         self.up, self.down = nn.Linear(unit, WIDER * unit), nn.Linear(WIDER * unit, unit)
@@ -39,8 +44,12 @@ class Block(nn.Module):
         qkv = self.qkv(self.before(x))  # (S, 3U)
         wide = qkv.new_zeros(r * length, qkv.shape[1]).index_copy(0, cells, qkv)
         q, k, v = wide.view(r, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)  # (R, heads, L, U/h)
+        at = torch.arange(length, device=x.device)
+        apart = at[:, None] - at  # (L, L)
+        heard = self.apart[:, apart.clamp(0, self.apart.shape[1] - 1)]  # (heads, L, L)
         # Padding stands behind, so no action sees it: the causal mask is enough.
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        heard = heard.masked_fill(apart < 0, -torch.inf).to(q.dtype)
+        seen = F.scaled_dot_product_attention(q, k, v, heard)
         seen = seen.transpose(1, 2).reshape(r * length, -1).index_select(0, cells)
         x = x + self.dropout(self.out(seen))
         inner = self.dropout(F.gelu(self.up(self.between(x))))
@@ -55,10 +64,7 @@ class Encoder(nn.Module):
         super().__init__()
         if unit % HEADS:
             raise ValueError(f"unit is {unit}: it must be a multiple of {HEADS}")
-        self.past = past
-        self.place = nn.Embedding(past, unit)  # from the end: 0 is the newest
-        nn.init.normal_(self.place.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(unit, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(unit, past, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(unit)
         self.dropout = nn.Dropout(dropout)
 
@@ -68,8 +74,7 @@ class Encoder(nn.Module):
         owner = torch.repeat_interleave(lengths)
         length = max(int(lengths.max()), 1) if len(lengths) else 1
         within = torch.arange(len(x), device=x.device) - offsets[:-1][owner]
-        places = (lengths[owner] - 1 - within).clamp(max=self.past - 1)
-        x = self.dropout(x + self.place(places))
+        x = self.dropout(x)
         cells = owner * length + within
         for block in self.blocks:
             x = block(x, cells, (len(lengths), length))
@@ -86,31 +91,20 @@ class Attend(nn.Module):
         self.key, self.value = (nn.Linear(unit, unit, bias=False) for _ in range(2))
         self.scale = (unit // HEADS) ** -0.5
 
-    def forward(self, q: Tensor, states: Tensor, offsets: Tensor, owner: Tensor) -> Tensor:
-        """q (N, U), states (S, U) -> (N, U), 0 where the history is empty"""
+    def forward(self, q: Tensor, states: Tensor, pairs: Pairs | None) -> Tensor:
+        """q (N, U), states (S, U) -> (N, U), 0 where the history is empty. `pairs` is None for one
+        request."""
         n, unit = q.shape
         heads = HEADS, unit // HEADS
         q = (self.query(q) * self.scale).view(n, *heads)
         k, v = (layer(states).view(len(states), *heads) for layer in (self.key, self.value))
-        if len(offsets) == 2:  # one request: dense
-            if not len(states):
-                return q.new_zeros(n, unit)
+        if pairs is None:
             shares = (q.transpose(0, 1) @ k.permute(1, 2, 0)).softmax(2)  # (heads, N, H)
-            heard: Tensor = (shares @ v.transpose(0, 1)).transpose(0, 1)
-            return heard.reshape(n, unit)  # from (N, heads, U/h)
-        counts = offsets.diff()[owner]
-        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        mine = torch.repeat_interleave(counts)  # (pairs,)
-        theirs = spread(offsets[owner], ends)
-        fit = (q.index_select(0, mine) * k.index_select(0, theirs)).sum(2)  # (pairs, heads)
-        top = fit.detach().new_full((n, HEADS), -torch.inf)
-        top = top.scatter_reduce(0, mine[:, None].expand(-1, HEADS), fit.detach(), "amax")
-        shares = (fit - top.index_select(0, mine)).exp()
-        totals = shares.new_zeros(n, HEADS).index_add(0, mine, shares)
-        heard = shares[:, :, None] * v.index_select(0, theirs)
-        sums: Tensor = q.new_zeros(q.shape).index_add(0, mine, heard)
-        shared: Tensor = sums / totals.clamp(min=1e-30)[:, :, None]
-        return shared.view(n, unit)
+            heard: Tensor = (shares @ v.transpose(0, 1)).transpose(0, 1)  # (N, heads, U/h)
+        else:
+            fit = (pairs.candidates(q) * pairs.actions(k)).sum(2)  # (P, heads)
+            heard = pairs.sums(pairs.softmax(fit)[:, :, None] * pairs.actions(v))
+        return heard.reshape(n, unit)
 
 
 class Transformer(nn.Module):
@@ -121,7 +115,9 @@ class Transformer(nn.Module):
         self.actions = Actions(shape)
         self.encoder = Encoder(shape.unit, shape.blocks, shape.past, shape.dropout)
         self.attend = Attend(shape.unit)
-        self.ends = Ends(shape, len(shape.vocab) + len(shape.shared), 2 * shape.unit)
+        self.matched = Matched(shape)
+        more = 2 * shape.unit + Matched.width(shape)
+        self.ends = Ends(shape, len(shape.vocab) + len(shape.shared), more)
 
     def forward(self, batch: Batch) -> Tensor:
         """(N, T) logits, not probabilities"""
@@ -129,7 +125,9 @@ class Transformer(nn.Module):
         past, more = self.table.pooled(batch)  # (R, J, D), (R,)
         q = self.actions.candidates(v)  # (N, U)
         states = self.encoder(self.actions.past(self.table, batch), batch.offsets)  # (S, U)
-        own = self.attend(q, states, batch.offsets, batch.owner)  # (N, U)
+        pairs = Pairs.of(batch.offsets, batch.owner) if len(past) > 1 else None
+        own = self.attend(q, states, pairs)  # (N, U)
+        matched = self.matched(batch, pairs)  # (N, 2JC)
         v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q)
+        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q, matched)
         return logits

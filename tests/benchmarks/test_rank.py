@@ -15,9 +15,11 @@ from benchmarks.rank_speed import (
     plain_transformer,
     request,
 )
+from benchmarks.rates import STRENGTH, Rates, apart
 from rank.deepfm import DeepFM
 from rank.din import DIN
 from rank.next_item import Sequences, Training
+from rank.pairs import Pairs
 from rank.transformer import Transformer
 
 
@@ -102,10 +104,11 @@ def test_what_serves_equals_its_plain_peer(kind, shape, plain):
 
 def test_the_mean_in_the_units_place_is_that_of_each_requests_actions():
     k = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
-    lengths, owner = torch.tensor([2, 0, 1]), torch.tensor([0, 1, 2, 0])
-    offsets = torch.tensor([0, 2, 2, 3])
-    found = interest.Mean()(torch.zeros(4, 2), k, lengths, offsets, owner)
+    offsets, owner = torch.tensor([0, 2, 2, 3]), torch.tensor([0, 1, 2, 0])
+    found = interest.Mean()(torch.zeros(4, 2), k, offsets, Pairs.of(offsets, owner))
     assert found.tolist() == [[2.0, 3.0], [0.0, 0.0], [5.0, 6.0], [2.0, 3.0]]
+    found = interest.Mean()(torch.zeros(1, 2), k, torch.tensor([0, 3]), None)
+    assert found.tolist() == [[3.0, 4.0]]
 
 
 def test_a_request_of_interest_has_what_the_user_met_before_and_the_next_item_first():
@@ -115,3 +118,21 @@ def test_a_request_of_interest_has_what_the_user_met_before_and_the_next_item_fi
     assert found.inputs.history.codes[:, 0].tolist() == [4, 2, 8]
     assert found.inputs.history.offsets.tolist() == [0, 2, 3]
     assert found.labels.tolist() == [1, 0, 1, 0]
+
+
+def test_rates_are_those_of_the_rows_and_what_is_learned_from_does_not_see_its_own_label():
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 5, (300, 2)).astype(np.int32)
+    labels = (draw.random(300) < 0.3).astype(np.float32)
+    rates = Rates.of(ids, labels, [5, 6])
+    prior = (labels.sum() + 0.5) / 301
+    mine = ids[:, 1] == 3
+    p = (labels[mine].sum() + STRENGTH * prior) / (mine.sum() + STRENGTH)
+    found = rates(np.array([[0, 3], [4, 5]], np.int32))
+    assert found[0, 1] == pytest.approx(np.log(p / (1 - p)), rel=1e-5)
+    assert found[1, 1] == pytest.approx(np.log(prior / (1 - prior)), rel=1e-5)  # never seen
+    other = labels.copy()
+    other[7] = 1 - other[7]
+    own, changed = (apart(ids, some, [5, 6]) for some in (labels, other))
+    assert (own[7] == changed[7]).all()
+    assert (own != changed).any()

@@ -61,7 +61,9 @@ class Naive:
         v = [self.table[each].mean(0) if each else zero for each in rows]
         first = sum(self.weight[each].mean() if each else 0.0 for each in rows)
         crossed = sum(v[a] @ v[b] for a in range(len(v)) for b in range(a + 1, len(v)))
-        more = [] if self.name == "deepfm" else self.heard(v, past)
+        more = []
+        if self.name != "deepfm":
+            more = [*self.heard(v, past), self.matched(inputs.ids[i, :2], past)]
         ends = self.model.ends
         project = ends.project.weight.detach().double().numpy()
         x = np.concatenate([*v, inputs.numbers[i], *more, project @ inputs.vectors[i]])
@@ -85,28 +87,45 @@ class Naive:
         found = self.activated(q, k) if self.name == "din" else self.attended(q, k)
         return [found, found * q]
 
+    def matched(self, ids, past):
+        """Weighted counts of the actions on the same code, and their shares."""
+        matched = self.model.matched
+        gap, action = (e.weight.detach().double().numpy() for e in (matched.gap, matched.action))
+        counts, whole = np.zeros((2, 2)), np.zeros((2, 2))  # by code and pace
+        for codes, done, ago in zip(past.codes, past.actions, past.gaps, strict=True):
+            weight = np.exp(gap[ago] + action[done]).reshape(2, 2)
+            whole += weight
+            for j in range(2):
+                if codes[j] == ids[j] > 0:
+                    counts[j] += weight[j]
+        logs, shares = np.log1p(counts), counts / np.maximum(whole, 1e-6)
+        return np.concatenate([logs, shares]).ravel()
+
     def activated(self, q, k):
-        """The activation unit over [q, k, q - k, q * k] as one layer (Zhou et al. 2018)."""
-        unit, total = self.model.unit, np.zeros(SHAPE.unit)
+        """The activation unit over [q, k, q - k, q * k] as one layer (Zhou et al. 2018), with what
+        projections have in common and with how recent an action is."""
+        if not k:
+            return np.zeros(SHAPE.unit)
+        unit, fit = self.model.unit, []
         of_q, of_k = (t.weight.detach().double().numpy() for t in (unit.query, unit.key))
         rest = np.zeros_like(of_q)  # whatever the third part is, the first two hold it
         layer = np.concatenate(
             [of_q - rest, of_k + rest, rest, unit.product.weight.detach().double().numpy()], 1
         )
         bias = unit.query.bias.detach().double().numpy()
-        for key in k:
+        place = unit.place.weight.detach().double().numpy()[:, 0]
+        for t, key in enumerate(k):
             hidden = relu(layer @ np.concatenate([q, key, q - key, q * key]) + bias)
-            total += (1 / len(k) + linear(unit.out, hidden)[0]) * key
-        return total
+            near = linear(unit.near, q) @ linear(unit.far, key) / np.sqrt(len(bias))
+            recent = place[min(len(k) - 1 - t, SHAPE.past - 1)]
+            fit.append(linear(unit.out, hidden)[0] + near + recent)
+        return softmax(np.array(fit)) @ np.array(k)
 
     def attended(self, q, k):
         if not k:
             return np.zeros(SHAPE.unit)
         encoder, h, half = self.model.encoder, len(k), SHAPE.unit // 2
-        x = [
-            k[t] + encoder.place.weight[min(h - 1 - t, SHAPE.past - 1)].detach().double().numpy()
-            for t in range(h)
-        ]
+        x = k
         for block in encoder.blocks:
             qkv = [linear(block.qkv, normed(block.before, each)) for each in x]
             after = []
@@ -118,7 +137,9 @@ class Naive:
                         [each[part * SHAPE.unit :][: SHAPE.unit][cut] for each in qkv[: t + 1]]
                         for part in range(3)
                     )
-                    shares = softmax(np.array([queries[-1] @ key for key in keys]) / half**0.5)
+                    apart = [block.apart[place, t - at].item() for at in range(t + 1)]
+                    fit = np.array([queries[-1] @ key for key in keys]) / half**0.5 + apart
+                    shares = softmax(fit)
                     heads.append(sum(s * value for s, value in zip(shares, values, strict=True)))
                 y = x[t] + linear(block.out, np.concatenate(heads))
                 after.append(
