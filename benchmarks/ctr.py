@@ -2,13 +2,14 @@
 Click-through rates by the rankers' DeepFM: `python -m benchmarks.ctr DIR`.
 
 DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of train is validation:
-`label`, and features that are numbers where their type is float and categories otherwise. The
-model, its encoding of rare and unheard codes and its training loop are those of the rank stage;
-every row is a request of one candidate. The strength of the embeddings' L2 and the dropout are
-those with the best log loss on validation, among the few that are tried. With them, and for as
-many epochs as were best, it learns from train and validation together; so does `logistic`, the
-regression of scikit-learn on the same codes, its strength chosen the same way. The test is looked
-at once a model.
+`label`, and features that are numbers where their type is float and categories otherwise; to each
+category comes how often its codes were clicked (benchmarks/rates.py). The model, its encoding of
+rare and unheard codes and its training loop are those of the rank stage; every row is a request of
+one candidate. The strength of the embeddings' L2 and the dropout are those with the best log loss
+on validation, among the few that are tried. With them, and for as many epochs as were best, it
+learns from train and validation together; so does `logistic`, the regression of scikit-learn, its
+strength chosen the same way: on the codes, and on codes and rates. The test is looked at once a
+model.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from benchmarks import behaviour, harness
+from benchmarks.rates import Rates, apart
 from funnel.config import Rank
 from funnel.metrics import auc, bootstrap_interval, log_loss
 from funnel.types import Array, Floats
@@ -40,10 +42,10 @@ from rank.models import MODELS
 from rank.train import Table, fit, predict
 from rank.value import Platt, sigmoid
 
-L2 = (1e-3, 1e-2, 3e-2)
+L2 = (1e-3, 3e-3, 1e-2)
 DROPOUT = (0.0, 0.5)
 STRENGTHS = (0.003, 0.01, 0.03, 0.1)
-SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=1e-3)
+SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=3e-4)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Rows:
             np.arange(n),
         )
         return Rows(raw, np.concatenate([self.labels, other.labels]))
+
+    def rated(self, rates: Floats) -> Rows:
+        """With a number more for each category."""
+        numbers = np.concatenate([self.raw.numbers, rates], 1)
+        return Rows(replace(self.raw, numbers=numbers), self.labels)
 
     def table(self, encoding: Encoding) -> Table:
         n = len(self.labels)
@@ -208,8 +215,10 @@ def measured(
     train: Rows, valid: Rows, test: Rows, sizes: list[int], seeds: int
 ) -> list[dict[str, Any]]:
     begin = time.perf_counter()
+    codes = train, valid, test
+    every, test = _rated(train.joined(valid), test, sizes)
+    train, valid = _rated(train, valid, sizes)
     deep = Deep(train, valid, sizes)
-    every = train.joined(valid)
     told = f"L2 {deep.settings.embedding_l2:g}, dropout {deep.settings.dropout:g}"
     rows, sums = [], [np.zeros(len(part.labels)) for part in (valid, test)]
     for seed in range(seeds):
@@ -225,8 +234,26 @@ def measured(
         took = sum(one["s"] for one in rows)
         name = f"the mean of these {seeds}"
         rows.append(row(name, (valid.labels, means[0]), (test.labels, means[1]), took))
+    return [
+        *rows,
+        logistic("logistic, codes", *codes, codes[0].joined(codes[1]), sizes),
+        logistic("logistic, codes and rates", train, valid, test, every, sizes),
+    ]
+
+
+def _rated(learned: Rows, asked: Rows, sizes: list[int]) -> tuple[Rows, Rows]:
+    """Both with the rates that are known from the first."""
+    rates = Rates.of(learned.raw.ids, learned.labels, sizes)
+    own = apart(learned.raw.ids, learned.labels, sizes)
+    return learned.rated(own), asked.rated(rates(asked.raw.ids))
+
+
+def logistic(
+    name: str, train: Rows, valid: Rows, test: Rows, every: Rows, sizes: list[int]
+) -> dict[str, Any]:
     begin = time.perf_counter()
-    matrices = [onehot(deep.encoding, part) for part in (train, valid)]
+    encoding = Encoding.fit(train.raw, sizes, [])
+    matrices = [onehot(encoding, part) for part in (train, valid)]
     worth = {}
     for c in STRENGTHS:
         peer = LogisticRegression(C=c, max_iter=1000).fit(matrices[0], train.labels)
@@ -237,9 +264,7 @@ def measured(
     peer = LogisticRegression(C=c, max_iter=1000).fit(onehot(encoding, every), every.labels)
     p = sigmoid(peer.decision_function(onehot(encoding, test)))
     took = time.perf_counter() - begin
-    name = f"logistic, C {c:g}"
-    rows.append(row(name, (valid.labels, worth[c][1]), (test.labels, p), took))
-    return rows
+    return row(f"{name}, C {c:g}", (valid.labels, worth[c][1]), (test.labels, p), took)
 
 
 def main(
