@@ -4,8 +4,10 @@ Every ranker in the whole funnel: `python -m benchmarks.rankers DATA [--config F
 DATA is a validated data set. For each network a generation is built (what does not depend on the
 network once) and measured as `funnel evaluate` does: graded queries, or events after the cut, which
 neither training nor the decision whether a model is used has seen. `rank` is used whatever
-validation said, so that every network is seen at work; `on` says what validation said. `above` is
-the mean difference of nDCG@10 to prerank's order, with its 95 % bootstrap interval. AUC, GAUC and
+validation said, so that every network is seen at work; `on` says what validation said. Beside the
+orders of recall, prerank and rank stands the network's own, `network`, which the order of rank adds
+to prerank's. Every order has nDCG@10 and GAUC, with what it is above the one before it and by how
+much a network is above DeepFM, as 95 % bootstrap intervals of the requests' differences. AUC and
 ECE are those of the validation split; ECE that of the head it names.
 """
 
@@ -13,10 +15,12 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from benchmarks import harness
@@ -25,14 +29,19 @@ from funnel.evaluate import Report, evaluate
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
 from funnel.pipeline import offline, ranked
+from funnel.types import Array
 from jobs.build import build
 from rank.models import MODELS
+from rank.value import LOGIT
 
-AT = "nDCG@10"
+METRICS = "nDCG@10", "GAUC"
+FIRST = next(iter(MODELS))  # what the other networks are compared with
+Values = Mapping[str, Array]  # metric -> one value a request
 
 
 def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[dict[str, Any]]:
-    rows = []
+    rows: dict[str, list[dict[str, Any]]] = {}
+    orders: dict[tuple[str, str], Values] = {}  # of each scene, by name
     for name in MODELS:
         table = merged(config.model_dump(mode="json"), {"rank": {"network": name}})
         for scene in table["scenes"].values():
@@ -44,40 +53,73 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
         for scene, own in table["scenes"].items():
             if generation.has(f"rank/{scene}/model.safetensors"):
                 own["rank"]["model"] = "on"
-        settings = parse(table)
-        reports = evaluate(
-            generation,
-            settings,
-            data,
-            partial(offline, generation, settings),
-            scenes or list(settings.scenes),
-            most,
-            ranked=partial(ranked, generation, settings),
-        )
-        rows += [row(report, name, generation, took) for report in reports]
-    return sorted(rows, key=lambda one: one["method"].split(",")[0])
+        reports = asked(generation, parse(table), data, scenes, most)
+        for own in table["scenes"].values():
+            own["rank"]["value"] = LOGIT
+        alone = asked(generation, parse(table), data, scenes, most)
+        for scene, report in reports.items():
+            if scene not in rows:
+                for stage in ("recall", "prerank"):
+                    orders[scene, stage] = report.values[stage]
+                rows[scene] = [
+                    row(orders, scene, "recall", ""),
+                    row(orders, scene, "prerank", "recall"),
+                ]
+            orders[scene, name] = alone[scene].values["rank"]
+            orders[scene, f"rank by {name}"] = report.values["rank"]
+            for order in (name, f"rank by {name}"):
+                first = order.replace(name, FIRST) if name != FIRST else ""
+                rows[scene].append(row(orders, scene, order, "prerank", first))
+            rows[scene][-1] |= about(report, generation, took)
+    return [one for of_scene in rows.values() for one in of_scene]
 
 
-def row(report: Report, name: str, generation: Generation, took: float) -> dict[str, Any]:
-    values, path = report.values, f"rank/{report.scene}/meta.json"
+def asked(
+    generation: Generation, settings: Config, data: Path, scenes: list[str], most: int
+) -> dict[str, Report]:
+    reports = evaluate(
+        generation,
+        settings,
+        data,
+        partial(offline, generation, settings),
+        scenes or list(settings.scenes),
+        most,
+        ranked=partial(ranked, generation, settings),
+    )
+    return {report.scene: report for report in reports}
+
+
+def row(
+    orders: Mapping[tuple[str, str], Values], scene: str, name: str, before: str, first: str = ""
+) -> dict[str, Any]:
+    """One order, and by how much it is above the one `before` and the one named `first`."""
+    own = orders[scene, name]
+    found: dict[str, Any] = {"method": f"{scene}, {name}", "requests": len(own[METRICS[0]])}
+    for metric in METRICS:
+        found[metric] = float(np.nanmean(own[metric]))
+        for title, other in (("over the stage before", before), (f"over {FIRST}", first)):
+            text = difference(own[metric], orders[scene, other][metric]) if other else ""
+            found[f"{metric} {title}"] = text
+    return found | dict.fromkeys(("on", "AUC", "ECE", "prerank keeps", "build s"), "")
+
+
+def difference(values: Array, others: Array) -> str:
+    more = (values - others)[~np.isnan(values)]
+    low, high = bootstrap_interval(more)
+    return f"{more.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def about(report: Report, generation: Generation, took: float) -> dict[str, Any]:
+    """What the generation says of the scene's ranker."""
+    path = f"rank/{report.scene}/meta.json"
     meta: dict[str, Any] = generation.json(path) if generation.has(path) else {"on": False}
     metrics: dict[str, Any] = meta.get("metrics", {})
-    above = values["rank"][AT] - values["prerank"][AT]
-    low, high = bootstrap_interval(above)
     heads = metrics.get("heads", {})
     return {
-        "method": f"{report.scene}, {name}",
         "on": str(meta["on"]),
-        "requests": report.requests,
-        **{f"{stage} {AT}": float(values[stage][AT].mean()) for stage in ("recall", "prerank")},
-        f"rank {AT}": float(values["rank"][AT].mean()),
-        "above": float(above.mean()),
-        "from": low,
-        "to": high,
-        "AUC": metrics.get("AUC", float("nan")),
-        "GAUC": metrics.get("GAUC", float("nan")),
+        "AUC": metrics.get("AUC", ""),
         "ECE": " ".join(f"{head} {one['ECE']:.4f}" for head, one in heads.items()),
-        "prerank keeps": report.fidelity if report.fidelity is not None else float("nan"),
+        "prerank keeps": "" if report.fidelity is None else report.fidelity,
         "build s": took,
     }
 

@@ -6,7 +6,8 @@ user's held-out requests, with the live state of that moment; relevant is what t
 positively from then on. Search with grades: the queries of the test split, without a user.
 
 Every stage's order is measured on the same requests: recall's, prerank's, rank's and the page's,
-each followed by what the stage before had left, so that one list gives nDCG@10 and recall@100.
+each followed by what the stage before had left, so that one list gives nDCG@10, recall@100 and
+GAUC: how well it tells what is relevant from the rest of what recall found.
 """
 
 from __future__ import annotations
@@ -298,24 +299,26 @@ def report(
         measured = [_documents(case, left, generation.items) for case, left in measured]
         whole = representatives(popular, generation.items)
         popular = whole[np.sort(np.unique(whole, return_index=True)[1])]
-    lists: dict[str, list[Rows]] = {}
+    lists: dict[str, list[Rows]] = {}  # whole
     survived: dict[str, list[float]] = {name: [] for name in STAGES}
     shown: set[int] = set()
     for case, left in measured:
         for name, rows in orders(left).items():
             lists.setdefault(name, []).append(rows)
         allowed = popular[~np.isin(popular, case.query.excluded)]
-        lists.setdefault("popularity", []).append(allowed[:DEPTH])
+        lists.setdefault("popularity", []).append(allowed)
         for name in STAGES:
             survived[name].append(float(np.isin(case.rows, left[name].rows).mean()))
         shown.update(left["rerank"].rows[:10].tolist())
     values: dict[str, dict[str, Array]] = {}
     for name, ranked in lists.items():
-        gains = [_gains(rows, case) for rows, (case, _) in zip(ranked, measured, strict=True)]
+        pairs = list(zip(ranked, measured, strict=True))
+        gains = [_gains(rows[:DEPTH], case) for rows, (case, _) in pairs]
         ideal = [np.asarray(case.grades, np.float64) for case, _ in measured]
-        values[name] = _metrics(gains, ideal)
+        apart = [told_apart(rows, left["recall"].rows, case.rows) for rows, (case, left) in pairs]
+        values[name] = {**_metrics(gains, ideal), "GAUC": np.array(apart)}
     figures = {
-        name: {metric: Figure(float(v.mean()), *bootstrap_interval(v)) for metric, v in of.items()}
+        name: {metric: _figure(v[~np.isnan(v)]) for metric, v in of.items()}
         for name, of in values.items()
     }
     return Report(
@@ -327,6 +330,31 @@ def report(
         len(shown) / max(len(generation.items), 1),
         values=values,
     )
+
+
+def _figure(values: Array) -> Figure:
+    if not len(values):
+        return Figure(np.nan, np.nan, np.nan)
+    return Figure(float(values.mean()), *bootstrap_interval(values))
+
+
+def told_apart(ranked: Rows, recalled: Rows, relevant: Rows) -> float:
+    """How many pairs of a relevant and another recalled item are in the right order; what the order
+    does not list ties at its end. NaN where recall found nothing relevant, or nothing else."""
+    recalled = np.unique(recalled)
+    wanted = np.isin(recalled, relevant)
+    ones, others = int(wanted.sum()), int((~wanted).sum())
+    if not ones or not others:
+        return float("nan")
+    by_row = np.argsort(ranked, kind="stable")
+    known = np.append(ranked[by_row], -1)  # an end for what comes after all of them
+    at = np.searchsorted(known[:-1], recalled)
+    places = np.append(by_row, 0)[at]
+    places = np.where(known[at] == recalled, places, len(ranked))
+    rest = np.sort(places[~wanted])
+    behind = others - np.searchsorted(rest, places[wanted], "right")
+    tied = others - behind - np.searchsorted(rest, places[wanted], "left")
+    return float((behind + 0.5 * tied).sum() / (ones * others))
 
 
 def _documents(
@@ -355,7 +383,7 @@ def orders(left: Mapping[str, Candidates]) -> dict[str, Rows]:
             found = left["recall"].take(np.flatnonzero(np.isfinite(column)))
             own = np.lexsort((found.rows, -found.columns[name]))
             lists[name] = found.rows[own]
-    return {name: rows[:DEPTH] for name, rows in lists.items()}
+    return lists
 
 
 def _popular(generation: Generation) -> Rows:

@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from funnel.catalogue import write_catalogue
 from funnel.config import parse
 from funnel.errors import BadData
-from funnel.evaluate import Case, held_out_cases, orders, report
+from funnel.evaluate import Case, held_out_cases, orders, report, told_apart
 from funnel.generation import Generation, Manifest
 from funnel.timeline import Timeline, groups, read_events
 from funnel.types import Candidates, Query, Step
@@ -161,9 +162,29 @@ def test_a_report_measures_by_hand_checkable_numbers(generation: Generation) -> 
     assert found.orders["recall"]["nDCG@10"].mean == pytest.approx(1.0)
     assert found.orders["page"]["MRR"].mean == pytest.approx(0.5)  # 1, 2, 5
     assert found.orders["page"]["Recall@100"].mean == 1.0
+    assert found.orders["recall"]["GAUC"].mean == 1.0
+    assert found.orders["page"]["GAUC"].mean == 0.0  # 1 stands above 2 and 5
     # Popularity lists 1, 2, ... without the excluded 0: what is relevant stands second and fifth.
     assert found.orders["popularity"]["MRR"].mean == pytest.approx(0.5)
     assert found.coverage == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("listed", [0, 3, 40])
+def test_gauc_is_the_area_under_the_curve_of_a_requests_recalled_items(listed: int) -> None:
+    draw = np.random.default_rng(listed)
+    recalled = draw.permutation(100)[:40].astype(np.int32)
+    relevant = draw.permutation(100)[:30].astype(np.int32)
+    ranked = draw.permutation(np.append(recalled[:listed], [101, 102])).astype(np.int32)
+    places = {row: place for place, row in enumerate(ranked.tolist())}
+    score = [-places.get(row, 1000) for row in recalled.tolist()]
+    expected = roc_auc_score(np.isin(recalled, relevant), score)
+    assert told_apart(ranked, recalled, relevant) == pytest.approx(expected)
+
+
+def test_gauc_is_not_known_where_nothing_relevant_was_recalled() -> None:
+    rows = np.arange(3, dtype=np.int32)
+    assert np.isnan(told_apart(rows, rows, np.array([7])))
+    assert np.isnan(told_apart(rows, rows, rows))
 
 
 def test_groups_come_in_order_of_their_first_place() -> None:
