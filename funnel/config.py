@@ -525,9 +525,9 @@ class New(Section):
 class Prerank(Section):
     """LightGBM."""
 
-    trees: Positive = Field(200, description="most trees; fewer where validation stops improving")
+    trees: Positive = Field(300, description="most trees; fewer where validation stops improving")
     leaves: Positive = Field(31, description="leaves of a tree")
-    learning_rate: float = Field(0.08, gt=0.0)
+    learning_rate: float = Field(0.05, gt=0.0)
     objective: Literal["lambdarank", "binary", "distilled"] = Field(
         "lambdarank", description="distilled: lambdarank first, then taught by rank's scores"
     )
@@ -548,17 +548,17 @@ class Rank(Section):
         32, ge=2, multiple_of=2, description="din, transformer: width of what is attended to"
     )
     blocks: Positive = Field(1, description="transformer: its blocks")
-    dropout: Share = Field(0.1)
-    epochs: Positive = Field(3, description="most epochs; fewer where validation stops improving")
+    dropout: Share = Field(0.3)
+    epochs: Positive = Field(20, description="most epochs; fewer where validation stops improving")
     batch: Positive = Field(1024)
-    learning_rate: float = Field(2e-3, gt=0.0)
+    learning_rate: float = Field(5e-4, gt=0.0)
     decay: float = Field(
         0.5,
         gt=0.0,
         le=1.0,
         description="of the learning rate after an epoch that did not improve validation",
     )
-    embedding_l2: float = Field(1e-5, ge=0.0)
+    embedding_l2: float = Field(3e-3, ge=0.0)
     together: Positive = Field(
         1, description="requests that are scored as one batch at most: for a GPU, as 32"
     )
@@ -570,7 +570,7 @@ class Rank(Section):
     workers: Positive = Field(
         1, description="processes that train together (Spark's TorchDistributor)"
     )
-    history: Positive = Field(20, description="newest positive actions that are looked at")
+    history: Positive = Field(50, description="newest positive actions that are looked at")
 
 
 class Serve(Section):

@@ -24,7 +24,7 @@ from funnel.generation import Generation
 from funnel.types import Candidates, Floats, Query
 from prerank.trees import flattened
 
-PATIENCE = 25  # trees without an improvement on validation
+PATIENCE = 40  # trees without an improvement on validation
 STOP_AT = 100  # nDCG that validation watches; at 10, so few candidates decide that luck stops early
 THREADS = 1  # of a model: threads that wait for each other are slow on a busy machine
 AT = 10  # the cut-off of the nDCG that pages are judged by

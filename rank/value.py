@@ -23,7 +23,7 @@ from funnel.generation import Generation
 from funnel.types import Array, Candidates, Floats, Query, taken
 
 LOGIT, AGE = "rank.logit", "age.days"
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of prerank beside the network
 
 
 @dataclass(frozen=True, slots=True)

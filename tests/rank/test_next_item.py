@@ -26,9 +26,13 @@ def test_the_newest_are_kept_after_the_last_are_left_out():
 def test_a_state_sees_what_came_before_and_nothing_after():
     torch.manual_seed(0)
     model = NextItem(9, SMALL).eval()
+    with torch.no_grad():
+        model.encoder.blocks[0].apart.normal_()
     ends = model.last(sequences([1, 2, 3], [1, 2]))
     states = model(torch.tensor([1, 2, 3]), torch.tensor([0, 3]))
     assert torch.allclose(states[2], ends[0], atol=1e-6)
+    # What training sees of a prefix is what serving sees where the sequence ends there.
+    assert torch.allclose(states[1], ends[1], atol=1e-6)
     other = model(torch.tensor([1, 2, 5]), torch.tensor([0, 3]))
     assert torch.allclose(states[:2], other[:2], atol=1e-6)
     assert not torch.allclose(states[2], other[2], atol=1e-3)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from funnel.config import Rank
-from rank.batch import Batch, Encoded, Histories
+from rank.batch import GAPS, Batch, Encoded, Histories
 from rank.fields import Shape, mean, pairs
 from rank.models import MODELS
+from rank.pairs import Pairs
 from rank.train import Table, fit, predict
 from tests.rank.rankers import SHAPE, encoded, model, own, taken
 
@@ -231,6 +232,28 @@ def test_only_what_attends_sees_which_action_it_was(name):
     found = predict(ranker, replace(inputs, history=changed))
     same = np.isclose(found, predict(ranker, inputs), atol=1e-6)[:, 0]
     assert same.all() == (name == "deepfm")
+
+
+def test_recent_actions_on_the_same_category_may_count_more():
+    ranker = model("din")
+    matched = ranker.matched
+    with torch.no_grad():
+        matched.action.weight.zero_()
+        matched.gap.weight.copy_(-torch.arange(GAPS)[:, None] * torch.ones(1, 4))
+    past = Histories(
+        np.array([[1, 3], [2, 3], [1, 4]], np.int32),
+        np.ones(3, np.int32),
+        np.array([5, 2, 1], np.int32),
+        np.array([0, 3]),
+    )
+    ids = np.array([[1, 3, 0], [7, 4, 0], [0, 0, 0]], np.int32)
+    numbers, bags = np.zeros((3, 3), np.float32), np.zeros((3, 1, 1), np.int32)
+    batch = Batch.of(Encoded(ids, numbers, bags, past, np.zeros(3, np.int64)))
+    for met in (None, Pairs.of(batch.offsets, batch.owner)):
+        found = matched(batch, met).detach()[:, :4:2].expm1()  # the first pace
+        e = np.exp(-np.arange(GAPS, dtype=np.float32))
+        expected = [[e[5] + e[1], e[5] + e[2]], [0, e[1]], [0, 0]]  # by item, by category
+        torch.testing.assert_close(found, torch.tensor(np.array(expected, np.float32)))
 
 
 def test_deepfm_scores_without_bags_history_or_numbers():
