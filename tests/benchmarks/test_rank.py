@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import ctr, interest, ltr, sequence
+from benchmarks import ctr, interest, ltr, rank_memory, sequence
 from benchmarks.rank_speed import (
     DEEP,
     WIDE,
@@ -136,3 +136,11 @@ def test_rates_are_those_of_the_rows_and_what_is_learned_from_does_not_see_its_o
     own, changed = (apart(ids, some, [5, 6]) for some in (labels, other))
     assert (own[7] == changed[7]).all()
     assert (own != changed).any()
+
+
+def test_an_epoch_over_samples_in_files_says_what_it_held(tmp_path):
+    found = rank_memory.measured("din", 4000, tmp_path)
+    assert found["samples"] == 4000
+    of_candidate = 10 * 4 + 10 * 4 + 8 + 4 + 4 + 0.5 * 3 * 4  # and half an action of a history
+    assert found["files MB"] == pytest.approx(4000 * of_candidate / 2**20, rel=0.02)
+    assert np.isfinite(found["valid loss"])
