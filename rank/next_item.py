@@ -53,13 +53,13 @@ class Sequences:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    unit: int = 64
+    unit: int = 128
     blocks: int = 2
     past: int = 50
     dropout: float = 0.5
     batch: int = 128  # sequences
     learning_rate: float = 1e-3
-    epochs: int = 40
+    epochs: int = 30
     patience: int = 4  # epochs without an improvement on validation
     negatives: int = 2048  # drawn evenly and shared by a batch; 0: all items
     temperature: float = 0.1  # of cosines between states and items; 0: plain products
@@ -86,17 +86,18 @@ class NextItem(nn.Module):
 
     def last(self, sequences: Sequences) -> Tensor:
         """(R, U) the state at each sequence's end; of an empty one zeros."""
-        items, offsets = (torch.from_numpy(a) for a in (sequences.items, sequences.offsets))
-        device, parts = self.embed.weight.device, []
-        for start in range(0, len(sequences), CHUNK):
-            own = offsets[start : start + CHUNK + 1]
-            states = self(items[own[0] : own[-1]].to(device), (own - own[0]).to(device))
-            ends = own[1:] - 1 - own[0]
-            empty = own.diff() == 0
-            found = states.new_zeros(len(ends), states.shape[1])
-            found[~empty] = states[ends[~empty].to(device)]
-            parts.append(found)
-        return torch.cat(parts)
+        table = self.embed.weight
+        items, offsets = (
+            torch.from_numpy(a).to(table.device) for a in (sequences.items, sequences.offsets)
+        )
+        lengths = offsets.diff()
+        found = table.new_zeros(len(lengths), table.shape[1])
+        order = lengths.argsort(stable=True)  # those of about one length beside each other
+        for chosen in torch.split(order[lengths[order] > 0], CHUNK):
+            ends = lengths[chosen].cumsum(0)
+            own = torch.cat([ends.new_zeros(1), ends])
+            found[chosen] = self(items[spread(offsets[chosen], own)], own)[ends - 1]
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +154,7 @@ def _loss(
     model: NextItem, items: Tensor, offsets: Tensor, chosen: Tensor, training: Training
 ) -> Tensor:
     """The mean cross-entropy of the next items."""
+    chosen = chosen[offsets.diff()[chosen].argsort()]
     lengths = offsets.diff()[chosen] - 1  # the last item is only a target
     own = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     at = spread(offsets[chosen], own)
@@ -166,9 +168,9 @@ def _loss(
     behind = float(np.log(len(table) / training.negatives))
     logits = states @ table[drawn].T + behind  # (S, negatives)
     logits = logits.masked_fill(drawn == targets[:, None], -torch.inf)
-    right = (states * table[targets]).sum(1, keepdim=True)
-    every = torch.cat([right, logits], 1)
-    return F.cross_entropy(every, every.new_zeros(len(every), dtype=torch.int64))
+    right = (states * table[targets]).sum(1)
+    missed: Tensor = torch.logaddexp(right, logits.logsumexp(1)) - right
+    return missed.mean()
 
 
 def ranks(model: NextItem, past: Sequences, goals: Array, seen: Sequences | None) -> Floats:

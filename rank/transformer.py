@@ -7,12 +7,18 @@ last, in serving the last one decides. A candidate as a query is BST (Chen et al
 https://arxiv.org/abs/1905.06874), but that candidates see the history and never each other.
 
 The history is encoded once a request. All but the attention itself runs on packed histories; the
-attention pads to the longest of the batch, which is a small part of the arithmetic.
+attention pads to the longest of `GROUP` histories beside each other, which costs little where they
+lie sorted by length.
 
-N candidates of R requests, S actions of all histories together, L of the longest, U width
+N candidates of R requests, S actions of all histories together, L of the longest of a group of G
+requests, U width
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +31,29 @@ from rank.pairs import Pairs
 
 HEADS = 2
 WIDER = 2  # times U: the width between a block's two layers
+GROUP = 32  # histories that attention pads to one length
+
+
+class Padded(NamedTuple):
+    """Some histories beside each other, as attention wants them."""
+
+    part: slice  # their actions among S
+    cells: Tensor  # the place of each of these among G x L
+    shape: tuple[int, int]  # G, L
+
+
+def padded(offsets: Tensor) -> list[Padded]:
+    """offsets (R + 1,) -> the histories that have actions, in groups"""
+    ends, found = offsets.tolist(), list[Padded]()
+    for first in range(0, len(ends) - 1, GROUP):
+        own = ends[first : first + GROUP + 1]
+        part, length = slice(own[0], own[-1]), max(b - a for a, b in pairwise(own))
+        if length:
+            at = offsets[first : first + len(own)]
+            owner = torch.repeat_interleave(at.diff())
+            within = torch.arange(own[0], own[-1], device=offsets.device) - at[owner]
+            found.append(Padded(part, owner * length + within, (len(own) - 1, length)))
+    return found
 
 
 class Block(nn.Module):
@@ -38,23 +67,27 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(unit, WIDER * unit), nn.Linear(WIDER * unit, unit)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, cells: Tensor, shape: tuple[int, int]) -> Tensor:
-        """x (S, U); cells (S,) the place of each action among R x L -> (S, U)"""
-        r, length = shape
+    def forward(self, x: Tensor, groups: Sequence[Padded]) -> Tensor:
+        """x (S, U) -> (S, U)"""
         qkv = self.qkv(self.before(x))  # (S, 3U)
-        wide = qkv.new_zeros(r * length, qkv.shape[1]).index_copy(0, cells, qkv)
-        q, k, v = wide.view(r, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)  # (R, heads, L, U/h)
-        at = torch.arange(length, device=x.device)
-        apart = at[:, None] - at  # (L, L)
-        heard = self.apart[:, apart.clamp(0, self.apart.shape[1] - 1)]  # (heads, L, L)
-        # Padding stands behind, so no action sees it: the causal mask is enough.
-        heard = heard.masked_fill(apart < 0, -torch.inf).to(q.dtype)
-        seen = F.scaled_dot_product_attention(q, k, v, heard)
-        seen = seen.transpose(1, 2).reshape(r * length, -1).index_select(0, cells)
+        seen = torch.cat([self.heard(qkv[own.part], own.cells, own.shape) for own in groups])
         x = x + self.dropout(self.out(seen))
         inner = self.dropout(F.gelu(self.up(self.between(x))))
         found: Tensor = x + self.dropout(self.down(inner))
         return found
+
+    def heard(self, qkv: Tensor, cells: Tensor, shape: tuple[int, int]) -> Tensor:
+        """What each action of a group finds in itself and in those before it: (P, 3U) -> (P, U)"""
+        g, length = shape
+        wide = qkv.new_zeros(g * length, qkv.shape[1]).index_copy(0, cells, qkv)
+        q, k, v = wide.view(g, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)  # (G, heads, L, U/h)
+        at = torch.arange(length, device=qkv.device)
+        apart = at[:, None] - at  # (L, L)
+        near = self.apart[:, apart.clamp(0, self.apart.shape[1] - 1)]  # (heads, L, L)
+        # Padding stands behind, so no action sees it: the causal mask is enough.
+        near = near.masked_fill(apart < 0, -torch.inf).to(q.dtype)
+        seen = F.scaled_dot_product_attention(q, k, v, near)
+        return seen.transpose(1, 2).reshape(g * length, -1).index_select(0, cells)
 
 
 class Encoder(nn.Module):
@@ -70,14 +103,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
         """x (S, U), offsets (R + 1,) -> (S, U)"""
-        lengths = offsets.diff()
-        owner = torch.repeat_interleave(lengths)
-        length = max(int(lengths.max()), 1) if len(lengths) else 1
-        within = torch.arange(len(x), device=x.device) - offsets[:-1][owner]
+        groups = padded(offsets)
         x = self.dropout(x)
-        cells = owner * length + within
-        for block in self.blocks:
-            x = block(x, cells, (len(lengths), length))
+        for block in self.blocks if groups else ():
+            x = block(x, groups)
         found: Tensor = self.norm(x)
         return found
 
