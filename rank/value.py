@@ -23,6 +23,7 @@ from funnel.generation import Generation
 from funnel.types import Array, Candidates, Floats, Query, taken
 
 LOGIT, AGE = "rank.logit", "age.days"
+ALWAYS = "available", "bid"  # numbers of catalogues that have them, named in the config or not
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of prerank beside the network
 
 
@@ -111,7 +112,8 @@ def known_names(
 ) -> tuple[str, ...]:
     """What a formula may name."""
     items = generation.items
-    numbers = [f"item.{n}" for n in generation.config.data.numeric if items.has("number", n)]
+    named = dict.fromkeys((*generation.config.data.numeric, *ALWAYS))
+    numbers = [f"item.{name}" for name in named if items.has("number", name)]
     return (
         *(f"p.{head.action}" for head in heads),
         "rank",

@@ -326,14 +326,15 @@ def valued(config, value):
 def test_a_formula_of_the_config_orders_without_training(generation, work, logged):
     counters = ItemCounters.open(generation)
     query, found = logged[0].query, logged[0].candidates
-    settings = valued(work.config, "p.click * known(item.price, 0) - 0.001 * age.days")
+    value = "p.click * known(item.price, 0) - 0.001 * age.days + 0.01 * item.available"
+    settings = valued(work.config, value)
     kept = build(generation, settings, "home", counters).run(query, found)
     every = build(generation, valued(work.config, "0 * rank"), "home", counters).run(query, found)
     assert len(kept) == len(every) == 8
     price = generation.items.numbers("price")[kept.rows]
     created = generation.items.numbers("created_at")[kept.rows]
     age = np.maximum(query.at - created, 0) / 86_400_000
-    expected = kept.columns["p.click"] * price - 0.001 * age
+    expected = kept.columns["p.click"] * price - 0.001 * age + 0.01
     assert kept.scores == pytest.approx(expected, rel=1e-5)
     assert (np.diff(kept.scores) <= 0).all()
     assert np.array_equal(kept.columns["value"], kept.scores)
