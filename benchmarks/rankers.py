@@ -44,6 +44,7 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
     orders: dict[tuple[str, str], Values] = {}  # of each scene, by name
     for name in MODELS:
         table = merged(config.model_dump(mode="json"), {"rank": {"network": name}})
+        table["scenes"] = {own: table["scenes"][own] for own in scenes}
         for scene in table["scenes"].values():
             scene["rank"]["model"] = "auto"
         built = parse(table)
@@ -53,10 +54,10 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
         for scene, own in table["scenes"].items():
             if generation.has(f"rank/{scene}/model.safetensors"):
                 own["rank"]["model"] = "on"
-        reports = asked(generation, parse(table), data, scenes, most)
+        reports = asked(generation, parse(table), data, most)
         for own in table["scenes"].values():
             own["rank"]["value"] = LOGIT
-        alone = asked(generation, parse(table), data, scenes, most)
+        alone = asked(generation, parse(table), data, most)
         for scene, report in reports.items():
             if scene not in rows:
                 for stage in ("recall", "prerank"):
@@ -74,15 +75,13 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
     return [one for of_scene in rows.values() for one in of_scene]
 
 
-def asked(
-    generation: Generation, settings: Config, data: Path, scenes: list[str], most: int
-) -> dict[str, Report]:
+def asked(generation: Generation, settings: Config, data: Path, most: int) -> dict[str, Report]:
     reports = evaluate(
         generation,
         settings,
         data,
         partial(offline, generation, settings),
-        scenes or list(settings.scenes),
+        list(settings.scenes),
         most,
         ranked=partial(ranked, generation, settings),
     )
@@ -129,14 +128,22 @@ def main(
     config: Annotated[Path | None, typer.Option(help="Its config; the root is not used.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Where generations are kept.")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene (repeat).")] = None,
+    train: Annotated[
+        int, typer.Option(help="Requests of a scene to train on; 0: build.requests.")
+    ] = 0,
     most: Annotated[int, typer.Option("--requests", help="Most requests a scene.")] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """DeepFM, DIN and the transformer over prerank over recall."""
     with tempfile.TemporaryDirectory() as folder:
         root = keep or Path(folder)
-        settings = load(config, {"build": {"root": str(root / "generations")}, "log": {"dir": ""}})
-        rows = measured(data, settings, scene or [], most)
+        made = {"root": str(root / "generations"), **({"requests": train} if train else {})}
+        settings = load(config, {"build": made, "log": {"dir": ""}})
+        for name in scene or ():
+            if name not in settings.scenes:
+                known = ", ".join(settings.scenes)
+                raise typer.BadParameter(f"no scene '{name}'; known: {known}", param_hint="--scene")
+        rows = measured(data, settings, scene or list(settings.scenes), most)
     harness.show("rankers", data.name, rows, as_json)
 
 

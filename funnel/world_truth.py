@@ -61,6 +61,7 @@ class WorldConfig:
 SIZES = {
     "small": WorldConfig(items=1_000, users=300, events=30_000, queries=60),
     "demo": WorldConfig(items=20_000, users=5_000, events=500_000, queries=300),
+    "busy": WorldConfig(items=20_000, users=20_000, events=3_000_000, queries=300),
     "large": WorldConfig(items=1_000_000, users=200_000, events=10_000_000, queries=1_000),
     "huge": WorldConfig(items=10_000_000, users=2_000_000, events=100_000_000, queries=2_000),
 }
