@@ -57,7 +57,9 @@ def flat(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def interval(value: Mapping[str, float]) -> str:
+def interval(value: Mapping[str, float | None]) -> str:
+    if value["mean"] is None:  # nothing to measure it on
+        return ""
     return f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -94,6 +95,8 @@ def plain(value: Any) -> Any:
         return [plain(part) for part in value]
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON knows no other
     return value.tolist() if hasattr(value, "tolist") else value
 
 

@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks.record import kept, page, told
+from funnel.cli import plain
+from funnel.evaluate import Figure
 
 ROW = {"method": "a|b", "calls": 1234, "ms": 0.12345}
 
@@ -19,7 +22,10 @@ def test_a_result_keeps_command_machine_and_rows_without_this_machines_paths():
 
 
 def test_an_evaluation_becomes_one_row_an_order():
-    figures = {"nDCG@10": {"mean": 0.5, "low": 0.25, "high": 0.75}}
+    figures = {
+        "nDCG@10": {"mean": 0.5, "low": 0.25, "high": 0.75},
+        "GAUC": plain(Figure(np.nan, np.nan, np.nan)),
+    }
     orders = {"page": figures, "popularity": figures}
     said = json.dumps({"home": {"requests": 7, "orders": orders}})
     rows = kept("evaluate", ["data/x"], 1.0, said)["rows"]
@@ -28,6 +34,7 @@ def test_an_evaluation_becomes_one_row_an_order():
         "requests": 7,
         "order": "popularity",
         "nDCG@10": "0.5000 [0.2500, 0.7500]",
+        "GAUC": "",
     }
 
 
