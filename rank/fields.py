@@ -11,8 +11,9 @@ M numbers, D embedding width, T heads
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +50,15 @@ class Table(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
-        starts = 1 + torch.tensor((0, *shape.vocab)).cumsum(0)
+        *starts, rows = accumulate(shape.vocab, initial=1)
         fields = len(shape.vocab) - shape.bags
         self.shared = list(shape.shared)
-        self.register_buffer("offsets", starts[:fields])  # (F,) one table holds every field
-        self.register_buffer("bag_offsets", starts[fields:-1, None])  # (L, 1)
-        self.register_buffer("history_offsets", starts[self.shared])  # (J,)
-        self.embed = nn.Embedding(int(starts[-1]), shape.width)
-        self.weight = nn.Embedding(int(starts[-1]), 1)
+        own, bags, past = starts[:fields], starts[fields:], [starts[field] for field in self.shared]
+        self.register_buffer("offsets", indices(own))  # (F,) one table holds every field
+        self.register_buffer("bag_offsets", indices(bags)[:, None])  # (L, 1)
+        self.register_buffer("history_offsets", indices(past))  # (J,)
+        self.embed = nn.Embedding(rows, shape.width)
+        self.weight = nn.Embedding(rows, 1)
         nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.zeros_(self.weight.weight)
 
@@ -88,6 +90,10 @@ class Table(nn.Module):
         )
         v = v.view(len(self.shared), count, -1).transpose(0, 1)
         return v, weight.view(len(self.shared), count).sum(0)
+
+
+def indices(places: Sequence[int]) -> Tensor:
+    return torch.tensor(places, dtype=torch.int64)
 
 
 class Ends(nn.Module):

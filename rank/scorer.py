@@ -69,8 +69,9 @@ class Network:
                     for name in [name for name in weights if name.startswith(PREFIX)]
                 }
             )
-            model = MODELS[meta["network"]](shaped(meta["shape"]))
-            model.load_state_dict(weights)
+            with torch.device("meta"):  # without memory of its own
+                model = MODELS[meta["network"]](shaped(meta["shape"]))
+            model.load_state_dict(weights, assign=True)  # which stay in the mapped file
         except (SafetensorError, RuntimeError, TypeError, KeyError) as error:
             said = str(error).splitlines()[0]
             raise BadGeneration(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
@@ -57,6 +58,17 @@ def test_saved_and_opened_again_it_scores_the_same(work, scorer, generation, log
         expected = logits(own, one.query, one.candidates)
         assert np.array_equal(logits(opened, one.query, one.candidates), expected)
         assert expected.dtype == np.float32
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of this system's maps")
+def test_weights_stay_in_the_mapped_file_that_processes_share(scorer, generation):
+    name = "rank/home/model.safetensors"
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    spans = [line.split()[0].split("-") for line in maps if line.endswith(name)]
+    assert str(generation.path / name) in "\n".join(maps)
+    for parameter in scorer.model.parameters():
+        at = parameter.data_ptr()
+        assert any(int(low, 16) <= at < int(high, 16) for low, high in spans)
 
 
 def test_serving_scores_what_training_scored(scorer, logged):
