@@ -44,20 +44,19 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
     orders: dict[tuple[str, str], Values] = {}  # of each scene, by name
     for name in MODELS:
         table = merged(config.model_dump(mode="json"), {"rank": {"network": name}})
-        table["scenes"] = {own: table["scenes"][own] for own in scenes}
         for scene in table["scenes"].values():
             scene["rank"]["model"] = "auto"
-        built = parse(table)
+        built = only(scenes, table)
         begin = time.perf_counter()
         generation = Generation.open(Path(built.build.root) / build(data, built))
         took = time.perf_counter() - begin
         for scene, own in table["scenes"].items():
             if generation.has(f"rank/{scene}/model.safetensors"):
                 own["rank"]["model"] = "on"
-        reports = asked(generation, parse(table), data, most)
+        reports = asked(generation, only(scenes, table), data, most)
         for own in table["scenes"].values():
             own["rank"]["value"] = LOGIT
-        alone = asked(generation, parse(table), data, most)
+        alone = asked(generation, only(scenes, table), data, most)
         for scene, report in reports.items():
             if scene not in rows:
                 for stage in ("recall", "prerank"):
@@ -73,6 +72,12 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
                 rows[scene].append(row(orders, scene, order, "prerank", first))
             rows[scene][-1] |= about(report, generation, took)
     return [one for of_scene in rows.values() for one in of_scene]
+
+
+def only(scenes: list[str], table: Mapping[str, Any]) -> Config:
+    """The config with no other scenes."""
+    config = parse(table)
+    return config.model_copy(update={"scenes": {name: config.scenes[name] for name in scenes}})
 
 
 def asked(generation: Generation, settings: Config, data: Path, most: int) -> dict[str, Report]:
