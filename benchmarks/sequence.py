@@ -115,8 +115,9 @@ def row(method: str, valid: Floats, test: Floats, seconds: float) -> dict[str, A
 
 
 def measured(
-    every: Sequences, training: Training, negatives: int, seeds: Sequence[int]
+    every: Sequences, training: Training, negatives: int, seeds: Sequence[int], again: bool = True
 ) -> list[dict[str, Any]]:
+    """`again`: also a network that learned from validation."""
     items = int(every.items.max()) + 1
     users = np.arange(len(every))
     others = [unmet(every, items, users, negatives, seed) if negatives else None for seed in (1, 2)]
@@ -143,6 +144,8 @@ def measured(
         name = f"transformer, seed {seed}, {found.best + 1} epochs"
         took = time.perf_counter() - begin
         rows.append(row(name, valid.ranks(found.model), test.ranks(found.model), took))
+        if not again:
+            continue
         begin = time.perf_counter()
         told = partial(_told, begin)
         whole = fit(known, items, training, None, seed, told, until=found.best + 1).model
@@ -171,6 +174,8 @@ def main(
     sampled: Annotated[
         int, typer.Option(help="Items of the softmax in training; 0: all.")
     ] = DEFAULTS.negatives,
+    unit: Annotated[int, typer.Option(help="Width of the network.")] = DEFAULTS.unit,
+    again: Annotated[bool, typer.Option(help="Learn from validation too, a second time.")] = True,
     dropout: Annotated[float, typer.Option(help="Of the network.")] = DEFAULTS.dropout,
     temperature: Annotated[
         float, typer.Option(help="Of the cosines that score; 0: plain products.")
@@ -179,8 +184,10 @@ def main(
 ) -> None:
     """The transformer on the next item: leave one out."""
     every = read(data)
-    training = Training(epochs=epochs, negatives=sampled, dropout=dropout, temperature=temperature)
-    rows = measured(every, training, negatives, range(seeds))
+    training = Training(
+        unit=unit, epochs=epochs, negatives=sampled, dropout=dropout, temperature=temperature
+    )
+    rows = measured(every, training, negatives, range(seeds), again)
     items = int(every.items.max()) + 1
     told = f"{data.name}: {len(every):,} users, {items:,} items, {len(every.items):,} actions"
     harness.show("sequence", told, rows, as_json)
