@@ -175,6 +175,9 @@ def main(
         int, typer.Option(help="Items of the softmax in training; 0: all.")
     ] = DEFAULTS.negatives,
     unit: Annotated[int, typer.Option(help="Width of the network.")] = DEFAULTS.unit,
+    places: Annotated[
+        bool, typer.Option(help="Items know how many come after them.")
+    ] = DEFAULTS.places,
     again: Annotated[bool, typer.Option(help="Learn from validation too, a second time.")] = True,
     dropout: Annotated[float, typer.Option(help="Of the network.")] = DEFAULTS.dropout,
     temperature: Annotated[
@@ -185,7 +188,12 @@ def main(
     """The transformer on the next item: leave one out."""
     every = read(data)
     training = Training(
-        unit=unit, epochs=epochs, negatives=sampled, dropout=dropout, temperature=temperature
+        unit=unit,
+        epochs=epochs,
+        negatives=sampled,
+        dropout=dropout,
+        temperature=temperature,
+        places=places,
     )
     rows = measured(every, training, negatives, range(seeds), again)
     items = int(every.items.max()) + 1

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from funnel.types import Array, Floats
 from rank.batch import spread
+from rank.pairs import places
 from rank.transformer import Encoder
 
 CHUNK = 1024  # sequences encoded at a time
@@ -63,6 +64,7 @@ class Training:
     patience: int = 4  # epochs without an improvement on validation
     negatives: int = 2048  # drawn evenly and shared by a batch; 0: all items
     temperature: float = 0.1  # of cosines between states and items; 0: plain products
+    places: bool = False  # items know how many come after them, which tells the newest from others
 
 
 class NextItem(nn.Module):
@@ -73,10 +75,16 @@ class NextItem(nn.Module):
         dropout, past = training.dropout, training.past
         self.encoder = Encoder(training.unit, training.blocks, past, dropout)
         self.scale = 1 / training.temperature if training.temperature else 0.0
+        self.place = nn.Embedding(past, training.unit) if training.places else None
+        if self.place is not None:
+            nn.init.normal_(self.place.weight, std=0.02)
 
     def forward(self, items: Tensor, offsets: Tensor) -> Tensor:
         """items (S,), offsets (R + 1,) -> (S, U) the state after each item"""
-        states: Tensor = self.encoder(self.embed(items), offsets)
+        x = self.embed(items)
+        if self.place is not None:
+            x = x + self.place(places(offsets, self.place.num_embeddings))
+        states: Tensor = self.encoder(x, offsets)
         return F.normalize(states, dim=1) * self.scale if self.scale else states
 
     def table(self) -> Tensor:

@@ -1,5 +1,7 @@
 """The next item by the encoder: sequences, ranks, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,9 +40,13 @@ def test_a_state_sees_what_came_before_and_nothing_after():
     assert not torch.allclose(states[2], other[2], atol=1e-3)
 
 
-def test_packed_sequences_have_the_states_of_each_alone():
+@pytest.mark.parametrize("places", [False, True])
+def test_packed_sequences_have_the_states_of_each_alone(places):
     torch.manual_seed(0)
-    model, lists = NextItem(9, SMALL).eval(), ([1, 2, 3], [], [4], [5, 6, 7, 8, 1, 2])
+    model, lists = (
+        NextItem(9, replace(SMALL, places=places)).eval(),
+        ([1, 2, 3], [], [4], [5, 6, 7, 8, 1, 2]),
+    )
     together = model.last(sequences(*lists))
     alone = torch.cat([model.last(sequences(one)) for one in lists])
     assert torch.allclose(together, alone, atol=1e-5)
