@@ -350,8 +350,8 @@ class Server:
                 ("grpc.max_receive_message_length", MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MESSAGE_BYTES),
                 ("grpc.keepalive_permit_without_calls", 1),
-                # Clients ask every 30 s whether the server is there (funnel/remote.py); by default a
-                # server hangs up on who asks more often than every five minutes.
+                # Clients ask every 30 s whether the server is there (funnel/remote.py); by default
+                # it hangs up on who asks more often than every five minutes.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ],
