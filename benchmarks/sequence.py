@@ -6,9 +6,11 @@ three items or more the last is the test's, the one before it validation's; shor
 on. All items are ranked but those met before; with `--negatives 100` the wanted item is ranked
 among so many drawn items that the user never met, as SASRec was measured.
 
-The network is the encoder of the transformer ranker (rank/next_item.py). It stops where NDCG@10 of
-validation does, and the test is looked at once. Published figures learn from no item of validation
-either; `and from validation` is a network that did, for as many epochs, as one would serve it.
+The network is the encoder of the transformer ranker (rank/next_item.py), also with what items have
+in common where DIR has item_attributes.parquet: (item, attributes: a list of codes). It stops where
+NDCG@10 of validation does, and the test is looked at once. Published figures learn from no item of
+validation either; `and from validation` is a network that did, for as many epochs, as one would
+serve it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +30,15 @@ import typer
 from benchmarks import behaviour, harness
 from funnel.metrics import bootstrap_interval
 from funnel.types import Array, Floats
-from rank.next_item import NextItem, Sequences, Training, fit, ranks, ranks_among
+from rank.next_item import (
+    Attributes,
+    NextItem,
+    Sequences,
+    Training,
+    fit,
+    ranks,
+    ranks_among,
+)
 
 AT = 10
 DEFAULTS = Training()
@@ -36,6 +47,20 @@ DEFAULTS = Training()
 def read(path: Path) -> Sequences:
     offsets, items = behaviour.sequences(path / "sequences.parquet")
     return Sequences(items.astype(np.int64), offsets.astype(np.int64))
+
+
+def attributes(path: Path, items: int) -> Attributes | None:
+    """What each item has in common with others; None where nothing is known."""
+    file = path / "item_attributes.parquet"
+    if not file.is_file():
+        return None
+    table = behaviour.read(file, ["item", "attributes"])
+    offsets, codes = behaviour.lists(table, "attributes")
+    owner = np.repeat(table.column("item").to_numpy(), np.diff(offsets))
+    known = (owner >= 0) & (owner < items)  # of others there are no sequences
+    owner, codes = owner[known], codes[known].astype(np.int64)
+    counts = np.bincount(owner, minlength=items)
+    return Attributes(codes[np.argsort(owner, kind="stable")], np.cumsum([0, *counts]))
 
 
 def unmet(every: Sequences, items: int, owners: Array, count: int, seed: int) -> Array:
@@ -115,9 +140,15 @@ def row(method: str, valid: Floats, test: Floats, seconds: float) -> dict[str, A
 
 
 def measured(
-    every: Sequences, training: Training, negatives: int, seeds: Sequence[int], again: bool = True
+    every: Sequences,
+    training: Training,
+    negatives: int,
+    seeds: Sequence[int],
+    known: Attributes | None,
+    again: bool,
 ) -> list[dict[str, Any]]:
-    """`again`: also a network that learned from validation."""
+    """`known` is None where items have nothing in common; `again`: also networks that learned from
+    validation."""
     items = int(every.items.max()) + 1
     users = np.arange(len(every))
     others = [unmet(every, items, users, negatives, seed) if negatives else None for seed in (1, 2)]
@@ -125,33 +156,33 @@ def measured(
         Split(every, without, training, drawn)
         for without, drawn in zip((1, 0), others, strict=True)
     )
-    learned, known = _learned(every, 2), _learned(every, 1)
+    early, whole = _learned(every, 2), _learned(every, 1)
     begin = time.perf_counter()
-    counts = np.bincount(learned.items, minlength=items)
+    counts = np.bincount(early.items, minlength=items)
     rows = [
         row("popular", valid.popular(counts), test.popular(counts), time.perf_counter() - begin)
     ]
-    for seed in seeds:
+    kinds = {"transformer": None} | ({} if known is None else {"with attributes": known})
+    for seed, (kind, own) in product(seeds, kinds.items()):
         begin = time.perf_counter()
-        found = fit(
-            learned,
-            items,
-            training,
-            lambda model: figures(valid.ranks(model))["NDCG@10"],
-            seed,
-            partial(_told, begin),
-        )
-        name = f"transformer, seed {seed}, {found.best + 1} epochs"
+        told = partial(_told, begin)
+
+        def judge(model: NextItem) -> float:
+            return figures(valid.ranks(model))["NDCG@10"]
+
+        found = fit(early, items, training, judge, seed, told, attributes=own)
+        name = f"{kind}, seed {seed}, {found.best + 1} epochs"
         took = time.perf_counter() - begin
         rows.append(row(name, valid.ranks(found.model), test.ranks(found.model), took))
         if not again:
             continue
         begin = time.perf_counter()
         told = partial(_told, begin)
-        whole = fit(known, items, training, None, seed, told, until=found.best + 1).model
+        until = found.best + 1
+        model = fit(whole, items, training, None, seed, told, until, own).model
         took = time.perf_counter() - begin
         unknown = np.full(len(valid.goals), np.nan, np.float32)
-        rows.append(row("  and from validation", unknown, test.ranks(whole), took))
+        rows.append(row("  and from validation", unknown, test.ranks(model), took))
     return rows
 
 
@@ -178,7 +209,9 @@ def main(
     places: Annotated[
         bool, typer.Option(help="Items know how many come after them.")
     ] = DEFAULTS.places,
-    again: Annotated[bool, typer.Option(help="Learn from validation too, a second time.")] = True,
+    again: Annotated[
+        bool, typer.Option("--again", help="Learn a second time, from validation too.")
+    ] = False,
     dropout: Annotated[float, typer.Option(help="Of the network.")] = DEFAULTS.dropout,
     temperature: Annotated[
         float, typer.Option(help="Of the cosines that score; 0: plain products.")
@@ -195,8 +228,8 @@ def main(
         temperature=temperature,
         places=places,
     )
-    rows = measured(every, training, negatives, range(seeds), again)
     items = int(every.items.max()) + 1
+    rows = measured(every, training, negatives, range(seeds), attributes(data, items), again)
     told = f"{data.name}: {len(every):,} users, {items:,} items, {len(every.items):,} actions"
     harness.show("sequence", told, rows, as_json)
 

@@ -4,6 +4,10 @@ SASRec with a softmax over the items in place of one negative a positive. The sa
 much by that (Klenitskiy and Vasilev 2023, "Turning dross into gold loss: is BERT4Rec really better
 than SASRec?", https://arxiv.org/abs/2309.07602).
 
+An item is a vector of its own and the sum of those of its attributes, both where it was met and
+where it is asked for: of an item that was hardly met its attributes still say much. Of one that
+nobody met they say all, and that nobody did is no evidence against it: it is never drawn.
+
 S items of R sequences packed one after another, U width, V items of the catalogue
 """
 
@@ -52,6 +56,14 @@ class Sequences:
         return Sequences(self.items[keep], np.concatenate([[0], np.cumsum(ends - starts)]))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Attributes:
+    """What items have in common with others, such as a category or a brand."""
+
+    codes: NDArray[np.int64]  # of all items, one after another
+    offsets: NDArray[np.int64]  # (V + 1,)
+
+
 @dataclass(frozen=True, slots=True)
 class Training:
     unit: int = 128
@@ -67,11 +79,47 @@ class Training:
     places: bool = False  # items know how many come after them, which tells the newest from others
 
 
-class NextItem(nn.Module):
-    def __init__(self, items: int, training: Training):
+class Items(nn.Module):
+    """The items' vectors."""
+
+    codes: Tensor
+    offsets: Tensor
+
+    def __init__(self, count: int, unit: int, attributes: Attributes | None):
         super().__init__()
-        self.embed = nn.Embedding(items, training.unit)
-        nn.init.normal_(self.embed.weight, std=0.02)
+        self.own = nn.Embedding(count, unit)
+        nn.init.normal_(self.own.weight, std=0.02)
+        self.common = None
+        if attributes is not None and len(attributes.codes):
+            self.common = nn.Embedding(int(attributes.codes.max()) + 1, unit)
+            nn.init.normal_(self.common.weight, std=0.02)
+            for name in ("codes", "offsets"):
+                known = torch.from_numpy(getattr(attributes, name))
+                self.register_buffer(name, known, persistent=False)
+
+    @torch.no_grad()
+    def only(self, met: Tensor) -> None:
+        """Others than `met` have no vector of their own."""
+        own = torch.zeros_like(self.own.weight)
+        own[met] = self.own.weight[met]
+        self.own.weight.copy_(own)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """items (K,) -> (K, U)"""
+        own: Tensor = self.own(items)
+        if self.common is None:
+            return own
+        starts = self.offsets[items]
+        sizes = self.offsets[items + 1] - starts
+        ends = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        codes = self.codes[spread(starts, ends)]
+        return own + F.embedding_bag(codes, self.common.weight, ends[:-1], mode="sum")
+
+
+class NextItem(nn.Module):
+    def __init__(self, items: int, training: Training, attributes: Attributes | None = None):
+        super().__init__()
+        self.items = Items(items, training.unit, attributes)
         dropout, past = training.dropout, training.past
         self.encoder = Encoder(training.unit, training.blocks, past, dropout)
         self.scale = 1 / training.temperature if training.temperature else 0.0
@@ -81,30 +129,35 @@ class NextItem(nn.Module):
 
     def forward(self, items: Tensor, offsets: Tensor) -> Tensor:
         """items (S,), offsets (R + 1,) -> (S, U) the state after each item"""
-        x = self.embed(items)
+        x = self.items(items)
         if self.place is not None:
             x = x + self.place(places(offsets, self.place.num_embeddings))
         states: Tensor = self.encoder(x, offsets)
         return F.normalize(states, dim=1) * self.scale if self.scale else states
 
+    def sought(self, items: Tensor) -> Tensor:
+        """items (K,) -> (K, U) what states are multiplied with"""
+        found: Tensor = self.items(items)
+        return F.normalize(found, dim=1) if self.scale else found
+
     def table(self) -> Tensor:
-        """(V, U) what states are multiplied with."""
-        table = self.embed.weight
-        return F.normalize(table, dim=1) if self.scale else table
+        """(V, U) `sought` of every item."""
+        own = self.items.own.weight
+        return self.sought(torch.arange(len(own), device=own.device))
 
     def last(self, sequences: Sequences) -> Tensor:
         """(R, U) the state at each sequence's end; of an empty one zeros."""
-        table = self.embed.weight
+        own = self.items.own.weight
         items, offsets = (
-            torch.from_numpy(a).to(table.device) for a in (sequences.items, sequences.offsets)
+            torch.from_numpy(a).to(own.device) for a in (sequences.items, sequences.offsets)
         )
         lengths = offsets.diff()
-        found = table.new_zeros(len(lengths), table.shape[1])
+        found = own.new_zeros(len(lengths), own.shape[1])
         order = lengths.argsort(stable=True)  # those of about one length beside each other
         for chosen in torch.split(order[lengths[order] > 0], CHUNK):
             ends = lengths[chosen].cumsum(0)
-            own = torch.cat([ends.new_zeros(1), ends])
-            found[chosen] = self(items[spread(offsets[chosen], own)], own)[ends - 1]
+            packed = torch.cat([ends.new_zeros(1), ends])
+            found[chosen] = self(items[spread(offsets[chosen], packed)], packed)[ends - 1]
         return found
 
 
@@ -123,6 +176,7 @@ def fit(
     seed: int = 0,
     progress: Callable[[int, float], None] = lambda epoch, judged: None,
     until: int = 0,
+    attributes: Attributes | None = None,
 ) -> Learned:
     """Trains on every prefix of `sequences`, until `judge` (higher is better, called after every
     epoch) stops rising; without a judge for `until` epochs. The learning rate falls by a cosine
@@ -133,7 +187,9 @@ def fit(
     all_items, offsets = (torch.from_numpy(a).to(device) for a in (kept.items, kept.offsets))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = NextItem(items, training).to(device)
+        model = NextItem(items, training, attributes).to(device)
+        met = torch.unique(all_items)
+        model.items.only(met)
         optimizer = torch.optim.Adam(model.parameters(), training.learning_rate, fused=True)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)
         judged, best, weights = list[float](), 0, copy.deepcopy(model.state_dict())
@@ -141,7 +197,7 @@ def fit(
             model.train()
             order = chosen[torch.randperm(len(chosen))]
             for own in torch.split(order, training.batch):
-                value = _loss(model, all_items, offsets, own.to(device), training)
+                value = _loss(model, all_items, offsets, own.to(device), met, training)
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(value)
                 optimizer.step()
@@ -159,24 +215,28 @@ def fit(
 
 
 def _loss(
-    model: NextItem, items: Tensor, offsets: Tensor, chosen: Tensor, training: Training
+    model: NextItem,
+    items: Tensor,
+    offsets: Tensor,
+    chosen: Tensor,
+    met: Tensor,
+    training: Training,
 ) -> Tensor:
-    """The mean cross-entropy of the next items."""
+    """The mean cross-entropy of the next items of the `chosen` sequences among those ever `met`."""
     chosen = chosen[offsets.diff()[chosen].argsort()]
     lengths = offsets.diff()[chosen] - 1  # the last item is only a target
     own = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     at = spread(offsets[chosen], own)
     states = model(items[at], own)  # (S, U)
     targets = items[at + 1]
-    table = model.table()
-    if not training.negatives:
-        return F.cross_entropy(states @ table.T, targets)
-    drawn = torch.randint(len(table), (training.negatives,), device=table.device)
-    # Drawn evenly, a negative stands for V / negatives items.
-    behind = float(np.log(len(table) / training.negatives))
-    logits = states @ table[drawn].T + behind  # (S, negatives)
+    drawn, behind = met, 0.0
+    if training.negatives:
+        drawn = met[torch.randint(len(met), (training.negatives,), device=met.device)]
+        # Drawn evenly, a negative stands for as many items.
+        behind = float(np.log(len(met) / training.negatives))
+    logits = states @ model.sought(drawn).T + behind  # (S, negatives)
     logits = logits.masked_fill(drawn == targets[:, None], -torch.inf)
-    right = (states * table[targets]).sum(1)
+    right = (states * model.sought(targets)).sum(1)
     missed: Tensor = torch.logaddexp(right, logits.logsumexp(1)) - right
     return missed.mean()
 

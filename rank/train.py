@@ -134,7 +134,8 @@ def fit(
             epochs.append(judge(model, valid, device))
             if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
                 best, weights = len(epochs) - 1, copy.deepcopy(model.state_dict())
-            else:
+            else:  # what was worth most, again, in smaller steps
+                model.load_state_dict(weights)
                 for some in optimizer.param_groups:
                     some["lr"] *= settings.decay
             if checkpoint and key and not group.rank:

@@ -81,6 +81,15 @@ def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
     assert sequence._learned(every, 2).items.tolist() == [0, 1, 4, 5, 6]
 
 
+def test_attributes_are_read_by_item_wherever_they_stand(tmp_path):
+    assert sequence.attributes(tmp_path, 4) is None
+    table = {"item": [2, 0, 9], "attributes": [[5, 6], [7], [8]]}  # 9 is in no sequence
+    pq.write_table(pa.table(table), tmp_path / "item_attributes.parquet")
+    found = sequence.attributes(tmp_path, 4)
+    assert found.codes.tolist() == [7, 5, 6]
+    assert found.offsets.tolist() == [0, 1, 1, 3, 3]
+
+
 def test_popularity_ranks_by_counts_without_what_was_met():
     every = Sequences(np.array([0, 1, 2, 3], np.int64), np.array([0, 4]))
     test = sequence.Split(every, 0, Training(), None)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from rank.next_item import NextItem, Sequences, Training, fit, ranks, ranks_among
+from rank.next_item import (
+    Attributes,
+    NextItem,
+    Sequences,
+    Training,
+    fit,
+    ranks,
+    ranks_among,
+)
 
 SMALL = Training(
     unit=16, blocks=1, past=8, dropout=0.0, batch=16, learning_rate=0.01, epochs=20, negatives=0
@@ -93,6 +101,37 @@ def test_training_twice_gives_the_same_weights():
         fit(past, 9, training, lambda model: 0.0, seed=3).model.state_dict() for _ in range(2)
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+ATTRIBUTES = Attributes(np.array([3, 0, 1, 1], np.int64), np.array([0, 2, 2, 3, 4]))
+
+
+def test_an_item_is_its_own_vector_and_those_of_its_attributes():
+    torch.manual_seed(0)
+    model = NextItem(4, replace(SMALL, temperature=0.0), ATTRIBUTES).eval()
+    own, common = model.items.own.weight, model.items.common.weight
+    expected = torch.stack([own[0] + common[3] + common[0], own[1], own[2] + common[1]])
+    found = model.items(torch.tensor([2, 0, 1]))
+    assert torch.allclose(found, expected[[2, 0, 1]], atol=1e-6)
+    assert torch.allclose(model.table()[:3], expected, atol=1e-6)
+    model.table().sum().backward()
+    assert all(p.grad is not None for p in model.items.parameters())
+
+
+def test_of_an_item_that_nobody_met_its_attributes_tell_what_it_follows():
+    """Kinds alternate; of either kind one item was never met."""
+    draw = np.random.default_rng(0)
+    kinds = np.arange(20) % 2
+    met = [np.flatnonzero((kinds == kind) & (np.arange(20) < 18)) for kind in (0, 1)]
+    lists = [[draw.choice(met[n % 2]) for n in range(6)] for _ in range(200)]
+    known = Attributes(kinds.astype(np.int64), np.arange(21))
+    training = replace(SMALL, negatives=12, epochs=5)
+    found = fit(sequences(*lists), 20, training, None, 1, until=5, attributes=known)
+    with torch.inference_mode():  # every list ends with the second kind: 18 is the first's
+        scores = found.model.last(sequences(*lists[:50])) @ found.model.table().T
+    assert (scores[:, 18] > scores[:, 19]).float().mean() > 0.9
+    assert not found.model.items.own.weight[18:].any()  # nothing of their own
+    assert found.model.items.own.weight[:18].any(1).all()
 
 
 def vars_of(training):
