@@ -134,8 +134,7 @@ def fit(
             epochs.append(judge(model, valid, device))
             if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
                 best, weights = len(epochs) - 1, copy.deepcopy(model.state_dict())
-            else:  # what was worth most, again, in smaller steps
-                model.load_state_dict(weights)
+            else:
                 for some in optimizer.param_groups:
                     some["lr"] *= settings.decay
             if checkpoint and key and not group.rank:

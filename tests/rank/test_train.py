@@ -161,16 +161,6 @@ def test_the_learning_rate_falls_after_an_epoch_that_did_not_improve_validation(
     assert same[first + 1] != slower[first + 1]
 
 
-def test_after_an_epoch_that_did_not_improve_it_goes_on_from_the_best_one():
-    """With steps of next to nothing from there on, validation says what it said of the best."""
-    settings = Rank(epochs=30, batch=64, learning_rate=0.05, decay=1e-9)
-    strange = table(30, seed=1, shift=-3.0)
-    losses = [e.loss for e in fit(lambda: DeepFM(SHAPE), table(), strange, settings, 7).epochs]
-    first = next(i for i in range(1, len(losses)) if losses[i] >= min(losses[:i]))
-    assert losses[first + 1] == pytest.approx(losses[first - 1], rel=1e-5)
-    assert losses[first] > losses[first - 1] * 1.001
-
-
 def test_l2_holds_embeddings_down_and_nothing_else():
     def sizes(**settings):
         weights = trained(epochs=4, **settings).model.state_dict()
