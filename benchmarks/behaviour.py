@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from benchmarks import harness
 from funnel.catalogue import write_catalogue
 from funnel.config import Config, parse
 from funnel.generation import Generation, Manifest
@@ -56,21 +56,12 @@ def asked(rows: Array, times: Array, settings: Config) -> Query:
     return Query(history=history, at=int(times[-1]) + 1 if len(times) else 0)
 
 
-def read(path: Path, columns: Sequence[str]) -> pa.Table:
-    """A Parquet file that must have the columns."""
-    table = pq.read_table(path)
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}")
-    return table
-
-
 def sequences(path: Path) -> tuple[Array, Array]:
     """(user, items) or (user, item, pos) as offsets (users + 1,) and items, in order."""
-    table = read(path, ["user"])
+    table = harness.read(path, ["user"])
     if "items" in table.column_names:
         return lists(table, "items")
-    table = read(path, ["user", "item", "pos"]).sort_by(
+    table = harness.read(path, ["user", "item", "pos"]).sort_by(
         [("user", "ascending"), ("pos", "ascending")]
     )
     users, rows = table.column("user").to_numpy(), table.column("item").to_numpy()

@@ -127,7 +127,7 @@ def read(data: Path, cut: bool) -> Task:
         starts, rows = behaviour.sequences(data / "sequences.parquet")
         return last_out(starts, rows, int(rows.max()) + 1, int(cut))
     train, test = (
-        behaviour.read(data / f"{name}.parquet", ["user", "item"]) for name in ("train", "test")
+        harness.read(data / f"{name}.parquet", ["user", "item"]) for name in ("train", "test")
     )
     users, rows, goal_users, goals = (
         table.column(name).to_numpy() for table in (train, test) for name in ("user", "item")
@@ -275,4 +275,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -24,13 +24,12 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import typer
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from benchmarks import behaviour, harness
+from benchmarks import harness
 from benchmarks.rates import Rates, apart
 from funnel.config import Rank
 from funnel.metrics import auc, bootstrap_interval, log_loss
@@ -89,7 +88,7 @@ class Rows:
 
 def read(path: Path, kinds: dict[str, bool], values: dict[str, pa.Array]) -> Rows:
     """`kinds` says which columns are numbers; codes are places among `values`, from 1."""
-    table = behaviour.read(path, ["label", *kinds])
+    table = harness.read(path, ["label", *kinds])
     n = len(table)
     codes = [
         pc.fill_null(pc.index_in(table.column(name), values[name]), -1).to_numpy() + 1
@@ -109,11 +108,8 @@ def read(path: Path, kinds: dict[str, bool], values: dict[str, pa.Array]) -> Row
 
 def splits(path: Path) -> tuple[Rows, Rows, Rows, list[int]]:
     """train, valid, test and how many codes each category has in train, 0 included."""
-    schema = pq.read_schema(path / "train.parquet")
-    kinds = {
-        field.name: pa.types.is_floating(field.type) for field in schema if field.name != "label"
-    }
-    first = behaviour.read(path / "train.parquet", list(kinds))
+    first = harness.read(path / "train.parquet", ["label"]).drop_columns(["label"])
+    kinds = {field.name: pa.types.is_floating(field.type) for field in first.schema}
     values = {name: pc.unique(first.column(name).drop_null()) for name in kinds if not kinds[name]}
     train, test = (read(path / f"{name}.parquet", kinds, values) for name in ("train", "test"))
     if (path / "valid.parquet").exists():
@@ -286,4 +282,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -1,4 +1,4 @@
-"""What every benchmark prints: a table for people, or one JSON object."""
+"""How every benchmark is run, and what it prints: a table for people, or one JSON object."""
 
 from __future__ import annotations
 
@@ -7,11 +7,40 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
 from rich.console import Console
 from rich.table import Table
+
+from funnel.errors import BadData, FunnelError
+
+
+def run(main: Callable[..., None]) -> None:
+    """The command line; what is wrong with the input is one line and exit code 2."""
+    try:
+        typer.run(main)
+    except FunnelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def read(path: Path, columns: Sequence[str] = ()) -> pa.Table:
+    """A Parquet file that must have the columns. Raises `BadData`."""
+    if not path.is_file():
+        raise BadData(f"{path} is missing; --help says which files are read")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise BadData(f"{path} is not a Parquet file: {error}") from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise BadData(f"{path} has no column {', '.join(missing)}; it has {table.column_names}")
+    return table
 
 
 def show(task: str, data: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

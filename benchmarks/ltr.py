@@ -17,10 +17,9 @@ from typing import Annotated, Any
 
 import lightgbm as lgb
 import numpy as np
-import pyarrow.parquet as pq
 import typer
 
-from benchmarks import behaviour, harness
+from benchmarks import harness
 from funnel.config import Prerank
 from funnel.metrics import grouped_ndcg_at_k
 from funnel.types import Array
@@ -47,7 +46,7 @@ EXAMPLE_TREES = 100
 
 def read(path: Path, features: list[str]) -> Table:
     """Sorted by query."""
-    table = behaviour.read(path, ["grade", "query_id", *features]).sort_by("query_id")
+    table = harness.read(path, ["grade", "query_id", *features]).sort_by("query_id")
     queries = table.column("query_id").to_numpy()
     sizes = np.diff(
         np.append(np.flatnonzero(np.r_[True, queries[1:] != queries[:-1]]), len(queries))
@@ -134,7 +133,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """LambdaMART with prerank's settings beside LightGBM's own."""
-    names = pq.read_schema(data / "train.parquet").names
+    names = harness.read(data / "train.parquet").column_names
     features = [name for name in names if name.startswith("f")]
     train, test = (read(data / f"{name}.parquet", features) for name in ("train", "test"))
     file = data / "valid.parquet"
@@ -145,4 +144,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

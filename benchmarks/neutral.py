@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
-from funnel.errors import BadData
+from benchmarks import harness
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,7 @@ def qbqtc(path: Path) -> Texts:
 
 
 def _table(path: Path, name: str, *columns: str) -> pa.Table:
-    file = path / f"{name}.parquet"
-    if not file.exists():
-        raise BadData(f"{file} is missing; the form is: docs, queries, qrels (see --help)")
-    table = pq.read_table(file)
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise BadData(f"{file} has no column {', '.join(missing)}; it has {table.column_names}")
-    return table
+    return harness.read(path / f"{name}.parquet", columns)
 
 
 def main(
@@ -111,4 +104,4 @@ def main(
 
 if __name__ == "__main__":
     main.__doc__ = __doc__
-    typer.run(main)
+    harness.run(main)

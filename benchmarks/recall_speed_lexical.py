@@ -166,4 +166,4 @@ def main(
 
 if __name__ == "__main__":
     main.__doc__ = __doc__
-    typer.run(main)
+    harness.run(main)

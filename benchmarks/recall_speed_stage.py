@@ -245,4 +245,4 @@ if __name__ == "__main__":
         serve(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
     else:
         main.__doc__ = __doc__
-        typer.run(main)
+        harness.run(main)

@@ -54,7 +54,7 @@ def attributes(path: Path, items: int) -> Attributes | None:
     file = path / "item_attributes.parquet"
     if not file.is_file():
         return None
-    table = behaviour.read(file, ["item", "attributes"])
+    table = harness.read(file, ["item", "attributes"])
     offsets, codes = behaviour.lists(table, "attributes")
     owner = np.repeat(table.column("item").to_numpy(), np.diff(offsets))
     known = (owner >= 0) & (owner < items)  # of others there are no sequences
@@ -235,4 +235,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)

@@ -58,8 +58,8 @@ def hits(
 def measure(
     data: Path, sample: int, seed: int, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    table = behaviour.read(data / "train_sessions.parquet", ["items"])
-    test = behaviour.read(data / "test.parquet", ["prefix", "target"])
+    table = harness.read(data / "train_sessions.parquet", ["items"])
+    test = harness.read(data / "test.parquet", ["prefix", "target"])
     if 0 < sample < len(test):
         chosen = np.random.default_rng(seed).choice(len(test), sample, replace=False)
         test = test.take(np.sort(chosen))
@@ -106,4 +106,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    harness.run(main)
