@@ -8,7 +8,7 @@ among so many drawn items that the user never met, as SASRec was measured.
 
 The network is the encoder of the transformer ranker (rank/next_item.py), also with what items have
 in common where DIR has item_attributes.parquet: (item, attributes: a list of codes). It stops where
-NDCG@10 of validation does, and the test is looked at once. Published figures learn from no item of
+NDCG@10 of validation does, which also chooses the width. Published figures learn from no item of
 validation either; `and from validation` is a network that did, for as many epochs, as one would
 serve it.
 """
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ from funnel.metrics import bootstrap_interval
 from funnel.types import Array, Floats
 from rank.next_item import (
     Attributes,
+    Learned,
     NextItem,
     Sequences,
     Training,
@@ -42,6 +43,7 @@ from rank.next_item import (
 
 AT = 10
 DEFAULTS = Training()
+UNITS = 64, 128
 
 
 def read(path: Path) -> Sequences:
@@ -126,10 +128,11 @@ def figures(places: Floats) -> dict[str, float]:
     return {"HR@10": float(hit.mean()), "NDCG@10": float((hit / np.log2(places + 2)).mean())}
 
 
-def row(method: str, valid: Floats, test: Floats, seconds: float) -> dict[str, Any]:
+def row(method: str, chosen: str, valid: Floats, test: Floats, seconds: float) -> dict[str, Any]:
     low, high = bootstrap_interval((test < AT) / np.log2(test + 2))
     return {
         "method": method,
+        "chosen": chosen,
         **{f"valid {name}": value for name, value in figures(valid).items()},
         **{f"test {name}": value for name, value in figures(test).items()},
         "NDCG@10 from": low,
@@ -142,13 +145,15 @@ def row(method: str, valid: Floats, test: Floats, seconds: float) -> dict[str, A
 def measured(
     every: Sequences,
     training: Training,
+    units: Sequence[int],
     negatives: int,
-    seeds: Sequence[int],
+    seeds: int,
     known: Attributes | None,
     again: bool,
 ) -> list[dict[str, Any]]:
-    """`known` is None where items have nothing in common; `again`: also networks that learned from
-    validation."""
+    """A row for each of the `units` (widths) and seeds; `chosen` is the one that validation likes
+    most of its kind. `known` is None where items have nothing in common; `again`: the chosen ones
+    learn from validation too."""
     items = int(every.items.max()) + 1
     users = np.arange(len(every))
     others = [unmet(every, items, users, negatives, seed) if negatives else None for seed in (1, 2)]
@@ -159,36 +164,43 @@ def measured(
     early, whole = _learned(every, 2), _learned(every, 1)
     begin = time.perf_counter()
     counts = np.bincount(early.items, minlength=items)
-    rows = [
-        row("popular", valid.popular(counts), test.popular(counts), time.perf_counter() - begin)
-    ]
+    took = time.perf_counter() - begin
+    rows = [row("popular", "", valid.popular(counts), test.popular(counts), took)]
+
+    def judge(model: NextItem) -> float:
+        return figures(valid.ranks(model))["NDCG@10"]
+
     kinds = {"transformer": None} | ({} if known is None else {"with attributes": known})
-    for seed, (kind, own) in product(seeds, kinds.items()):
-        begin = time.perf_counter()
-        told = partial(_told, begin)
-
-        def judge(model: NextItem) -> float:
-            return figures(valid.ranks(model))["NDCG@10"]
-
-        found = fit(early, items, training, judge, seed, told, attributes=own)
-        name = f"{kind}, seed {seed}, {found.best + 1} epochs"
-        took = time.perf_counter() - begin
-        rows.append(row(name, valid.ranks(found.model), test.ranks(found.model), took))
-        if not again:
-            continue
-        begin = time.perf_counter()
-        told = partial(_told, begin)
-        until = found.best + 1
-        model = fit(whole, items, training, None, seed, told, until, own).model
-        took = time.perf_counter() - begin
-        unknown = np.full(len(valid.goals), np.nan, np.float32)
-        rows.append(row("  and from validation", unknown, test.ranks(model), took))
+    for kind, own in kinds.items():
+        tried: dict[tuple[int, int], Learned] = {}
+        first = len(rows)
+        for unit, seed in product(units, range(seeds)):
+            begin = time.perf_counter()
+            settings = replace(training, unit=unit)
+            found = fit(early, items, settings, judge, seed, _told(begin), attributes=own)
+            took = time.perf_counter() - begin
+            tried[unit, seed] = found
+            name = f"{kind}, width {unit}, seed {seed}, {found.best + 1} epochs"
+            rows.append(row(name, "", valid.ranks(found.model), test.ranks(found.model), took))
+        liked = max(tried, key=lambda one: tried[one].judged[tried[one].best])
+        rows[first + list(tried).index(liked)]["chosen"] = "by validation"
+        if again:
+            begin = time.perf_counter()
+            (unit, seed), until = liked, tried[liked].best + 1
+            settings = replace(training, unit=unit)
+            model = fit(whole, items, settings, None, seed, _told(begin), until, own).model
+            took = time.perf_counter() - begin
+            unknown = np.full(len(valid.goals), np.nan, np.float32)
+            rows.append(row("  and from validation", "", unknown, test.ranks(model), took))
     return rows
 
 
-def _told(begin: float, epoch: int, judged: float) -> None:
-    took = time.perf_counter() - begin
-    print(f"epoch {epoch + 1}: validation NDCG@10 {judged:.4f}, {took:.0f} s", file=sys.stderr)
+def _told(begin: float) -> Callable[[int, float], None]:
+    def tell(epoch: int, judged: float) -> None:
+        took = time.perf_counter() - begin
+        print(f"epoch {epoch + 1}: validation NDCG@10 {judged:.4f}, {took:.0f} s", file=sys.stderr)
+
+    return tell
 
 
 def _learned(every: Sequences, without: int) -> Sequences:
@@ -205,7 +217,10 @@ def main(
     sampled: Annotated[
         int, typer.Option(help="Items of the softmax in training; 0: all.")
     ] = DEFAULTS.negatives,
-    unit: Annotated[int, typer.Option(help="Width of the network.")] = DEFAULTS.unit,
+    unit: Annotated[
+        list[int] | None,
+        typer.Option(help="Width of the network (repeat).", show_default="64, 128"),
+    ] = None,
     places: Annotated[
         bool, typer.Option(help="Items know how many come after them.")
     ] = DEFAULTS.places,
@@ -221,7 +236,6 @@ def main(
     """The transformer on the next item: leave one out."""
     every = read(data)
     training = Training(
-        unit=unit,
         epochs=epochs,
         negatives=sampled,
         dropout=dropout,
@@ -229,7 +243,8 @@ def main(
         places=places,
     )
     items = int(every.items.max()) + 1
-    rows = measured(every, training, negatives, range(seeds), attributes(data, items), again)
+    known = attributes(data, items)
+    rows = measured(every, training, unit or UNITS, negatives, seeds, known, again)
     told = f"{data.name}: {len(every):,} users, {items:,} items, {len(every.items):,} actions"
     harness.show("sequence", told, rows, as_json)
 

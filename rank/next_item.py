@@ -71,12 +71,12 @@ class Training:
     past: int = 50
     dropout: float = 0.5
     batch: int = 128  # sequences
-    learning_rate: float = 1e-3
-    epochs: int = 30
+    learning_rate: float = 1.5e-3
+    epochs: int = 20
     patience: int = 4  # epochs without an improvement on validation
     negatives: int = 2048  # drawn evenly and shared by a batch; 0: all items
     temperature: float = 0.1  # of cosines between states and items; 0: plain products
-    places: bool = False  # items know how many come after them, which tells the newest from others
+    places: bool = True  # items know how many come after them: the newest are of another time
 
 
 class Items(nn.Module):

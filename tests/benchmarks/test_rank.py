@@ -18,7 +18,7 @@ from benchmarks.rank_speed import (
 from benchmarks.rates import STRENGTH, Rates, apart
 from rank.deepfm import DeepFM
 from rank.din import DIN
-from rank.next_item import Sequences, Training
+from rank.next_item import Attributes, Sequences, Training
 from rank.pairs import Pairs
 from rank.transformer import Transformer
 
@@ -88,6 +88,23 @@ def test_attributes_are_read_by_item_wherever_they_stand(tmp_path):
     found = sequence.attributes(tmp_path, 4)
     assert found.codes.tolist() == [7, 5, 6]
     assert found.offsets.tolist() == [0, 1, 1, 3, 3]
+
+
+def test_of_the_widths_validation_chooses_one_of_each_kind():
+    lists = [(np.arange(6) + start) % 12 for start in range(60)]
+    every = Sequences(np.concatenate(lists).astype(np.int64), np.arange(61) * 6)
+    known = Attributes(np.arange(12, dtype=np.int64) % 3, np.arange(13))
+    training = Training(blocks=1, past=5, epochs=2, batch=16, negatives=0)
+    rows = sequence.measured(every, training, (4, 8), 5, 1, known, again=True)
+    names = [row["method"].split(",")[0].strip() for row in rows]
+    kinds = [["transformer"] * 2, ["with attributes"] * 2]
+    assert names == ["popular", *kinds[0], "and from validation", *kinds[1], "and from validation"]
+    for start in (1, 4):
+        tried = rows[start : start + 2]
+        best = max(tried, key=lambda row: row["valid NDCG@10"])
+        assert [row["chosen"] for row in tried] == [
+            "by validation" if row is best else "" for row in tried
+        ]
 
 
 def test_popularity_ranks_by_counts_without_what_was_met():

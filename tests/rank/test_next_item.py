@@ -17,7 +17,15 @@ from rank.next_item import (
 )
 
 SMALL = Training(
-    unit=16, blocks=1, past=8, dropout=0.0, batch=16, learning_rate=0.01, epochs=20, negatives=0
+    unit=16,
+    blocks=1,
+    past=8,
+    dropout=0.0,
+    batch=16,
+    learning_rate=0.01,
+    epochs=20,
+    negatives=0,
+    places=False,
 )
 
 
