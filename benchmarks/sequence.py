@@ -121,20 +121,22 @@ def _cut(every: Sequences, starts: Array, ends: Array) -> Sequences:
 
 
 def figures(places: Floats) -> dict[str, float]:
-    """NaN where there are no places."""
-    if np.isnan(places).any():
-        return {"HR@10": np.nan, "NDCG@10": np.nan}
     hit = places < AT
     return {"HR@10": float(hit.mean()), "NDCG@10": float((hit / np.log2(places + 2)).mean())}
 
 
-def row(method: str, chosen: str, valid: Floats, test: Floats, seconds: float) -> dict[str, Any]:
+def row(
+    method: str, valid: Floats | None, test: Floats, seconds: float, chosen: str = ""
+) -> dict[str, Any]:
+    """`valid` is None where it was learned from."""
+    found = figures(test)
+    known = dict.fromkeys(found, "") if valid is None else figures(valid)
     low, high = bootstrap_interval((test < AT) / np.log2(test + 2))
     return {
         "method": method,
         "chosen": chosen,
-        **{f"valid {name}": value for name, value in figures(valid).items()},
-        **{f"test {name}": value for name, value in figures(test).items()},
+        **{f"valid {name}": value for name, value in known.items()},
+        **{f"test {name}": value for name, value in found.items()},
         "NDCG@10 from": low,
         "to": high,
         "s": seconds,
@@ -165,7 +167,7 @@ def measured(
     begin = time.perf_counter()
     counts = np.bincount(early.items, minlength=items)
     took = time.perf_counter() - begin
-    rows = [row("popular", "", valid.popular(counts), test.popular(counts), took)]
+    rows = [row("popular", valid.popular(counts), test.popular(counts), took)]
 
     def judge(model: NextItem) -> float:
         return figures(valid.ranks(model))["NDCG@10"]
@@ -181,7 +183,7 @@ def measured(
             took = time.perf_counter() - begin
             tried[unit, seed] = found
             name = f"{kind}, width {unit}, seed {seed}, {found.best + 1} epochs"
-            rows.append(row(name, "", valid.ranks(found.model), test.ranks(found.model), took))
+            rows.append(row(name, valid.ranks(found.model), test.ranks(found.model), took))
         liked = max(tried, key=lambda one: tried[one].judged[tried[one].best])
         rows[first + list(tried).index(liked)]["chosen"] = "by validation"
         if again:
@@ -190,8 +192,7 @@ def measured(
             settings = replace(training, unit=unit)
             model = fit(whole, items, settings, None, seed, _told(begin), until, own).model
             took = time.perf_counter() - begin
-            unknown = np.full(len(valid.goals), np.nan, np.float32)
-            rows.append(row("  and from validation", "", unknown, test.ranks(model), took))
+            rows.append(row("  and from validation", None, test.ranks(model), took))
     return rows
 
 
