@@ -238,10 +238,26 @@ class Cross(Section):
     """A cross-encoder that reads a search and the best items' texts."""
 
     model: str = Field(
-        "", description="a sentence-transformers cross-encoder: a directory; empty: none"
+        "",
+        description="a sentence-transformers cross-encoder: a directory; `trained`: the build "
+        "makes one, used where it beats rank's order on the validation split; empty: none",
     )
     top: Positive = Field(10, description="items that are read, if there is time")
-    weight: float = Field(1.0, ge=0.0, description="of what it says against the rank score")
+    weight: float = Field(
+        1.0,
+        ge=0.0,
+        description="of what it says against the rank score; that of a trained one is chosen on "
+        "the validation split",
+    )
+    start: str = Field(
+        "minilm",
+        description="what training begins with: a transformer's directory, or `minilm`, which the "
+        "`encoder` extra carries",
+    )
+    layers: int = Field(
+        3, ge=0, description="of them that are kept, the first ones; fewer read faster; 0: all"
+    )
+    epochs: Positive = Field(2, description="of its training")
 
 
 class Ranked(Learned):

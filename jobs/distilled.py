@@ -10,7 +10,7 @@ trees learn, on the scale of the teacher's, and rank's blend is chosen again wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from funnel.types import Floats
 from jobs.judged import Judged, compared
 from jobs.train_prerank import TEACHER
 from jobs.work import Work
-from prerank.gbdt import contributions, importance, predict, taught
+from prerank.gbdt import Model, contributions, importance, predict, taught
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +79,8 @@ def teach(
         "as rank says": round(float(np.corrcoef(scores, valid.said)[0, 1]), 4),
     }
     meta |= {
+        "taught by": meta.get("taught by", meta["start"]),
+        "start": 0.0,
         "on": metrics["gain"]["mean"] > 0,
         "taught": True,
         "metrics": metrics,
@@ -90,7 +92,10 @@ def teach(
     return student
 
 
-def teacher(work: Work, scene: str) -> Path:
-    """The prerank that rank was blended with before it taught another."""
+def teacher(work: Work, scene: str, names: Sequence[str]) -> Model:
+    """The prerank that rank was blended with before it taught another; `names` are its features."""
     path = work.draft / "prerank" / scene
-    return path / TEACHER if (path / TEACHER).exists() else path / "model.txt"
+    meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
+    file = path / TEACHER if (path / TEACHER).exists() else path / "model.txt"
+    start = float(meta.get("taught by", meta["start"]))
+    return Model(lgb.Booster(model_file=str(file)), names, start)

@@ -1,6 +1,9 @@
 """
 Trains prerank: LightGBM over the assembled features of the samples, one model a scene.
 
+The trees learn twice, from recall's order on and from nothing; the first are taken unless the
+others are better on validation by more than a standard error.
+
 The evidence in the samples comes from the generation as of `past`, and so do the vectors and
 attributes that the features look up. The samples are read in parts and their features go into
 files, of which LightGBM keeps a byte a number. The latest requests validate; a model that does not
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from features.assemble import Assembler
+from funnel.config import Config
 from funnel.generation import Generation, write_text
 from funnel.log import Logged
 from funnel.ondisk import Growing, grown
@@ -28,7 +32,7 @@ from jobs.command import command
 from jobs.fresh import fresh, removed
 from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed, weighed
 from jobs.work import Work
-from prerank.gbdt import Table, contributions, fit, importance, predict
+from prerank.gbdt import Model, Table, begun, contributions, fit, importance, start_of
 from prerank.position import boosts, examination
 
 TEACHER = "teacher.txt"  # of a prerank that rank will teach: jobs/distilled.py
@@ -77,19 +81,20 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     learned, positions, late = stored(work, scene, parted, assembler, place)
     valid = Table(matrix(late, assembler), late.labels, late.sizes, late.weights)
     tell = told(work, f"train_prerank: {scene}")
-    booster = fit(learned, valid, config.prerank, config.build.seed, tell)
+    model = chosen(learned, valid, late, config, assembler.names, tell)
     looked: list[float] = []
     if config.prerank.unbiased and (positions > 0).any():
         # What was shown further up was looked at more: again, with clicks weighed for that.
-        chance = examination(predict(booster, learned.matrix), learned.labels > 0, positions)
+        chance = examination(model.predict(learned.matrix), learned.labels > 0, positions)
         looked = [round(float(share), 3) for share in chance[1:]]
         weighed = replace(learned, boosts=boosts(learned.labels, positions, chance))
-        booster = fit(weighed, valid, config.prerank, config.build.seed, tell)
+        model = chosen(weighed, valid, late, config, assembler.names, tell)
     removed(place)
-    scores = predict(booster, valid.matrix)
+    booster, scores = model.booster, model.predict(valid.matrix)
     metrics = {
         "requests": {"train": len(learned.sizes), "valid": len(late.sizes)},
         "trees": booster.num_trees(),
+        "from recall on": model.start > 0,
         **({"looked at": looked} if looked else {}),
         **compared(
             late, {"recall": late.ndcg(late.column("recall")), "prerank": late.ndcg(scores)}
@@ -99,6 +104,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     on = metrics["gain"]["mean"] > 0
     meta = {
         "on": on,
+        "start": model.start,
         "features": list(assembler.names),
         "spec": assembler.spec.hash,
         "metrics": metrics,
@@ -110,6 +116,29 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         write_text(target / TEACHER, booster.model_to_string())
     write_text(target / "meta.json", json.dumps(meta, indent=1))
     return {"on": on, **metrics}
+
+
+def chosen(
+    learned: Table,
+    valid: Table,
+    late: Judged,
+    config: Config,
+    names: Sequence[str],
+    tell: Callable[[int, int], None],
+) -> Model:
+    """Trees that correct recall's order, or trees that start from nothing where these are better on
+    `valid`, the features of `late`, by more than a standard error."""
+    models = []
+    for start in dict.fromkeys((start_of(learned, names), 0.0)):
+        begin, watched = (
+            replace(table, begins=begun(table.matrix, names, start)) for table in (learned, valid)
+        )
+        booster = fit(begin, watched, config.prerank, config.build.seed, tell)
+        models.append(Model(booster, names, start))
+    values = [late.ndcg(model.predict(valid.matrix)) * late.weights for model in models]
+    more = values[-1] - values[0]
+    noise = more.std() / np.sqrt(len(more))
+    return models[-1] if more.mean() > noise else models[0]
 
 
 def told(work: Work, what: str) -> Callable[[int, int], None]:

@@ -15,7 +15,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed
 from jobs.judged import weighed as weighed_requests
 from jobs.train_prerank import matrix, told
 from jobs.work import Work
-from prerank.gbdt import predict, usable
+from prerank.gbdt import Model, predict, usable
 from rank.checkpoint import Checkpoint
 from rank.encoding import Encoding, Raw
 from rank.fields import Shape
@@ -49,6 +48,7 @@ from rank.workers import train_stored
 
 RARE = 50  # an action with fewer positive candidates in training gets no head
 FIT = 2_000_000  # candidates that the encoding is fitted to, and that are held at most
+ORDERED = "ordered"  # under tables/
 REACH = 40  # a request's best candidates by prerank: what reaches rank, of samples thinned out
 
 
@@ -86,23 +86,22 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Before:
-    """The stage before rank: prerank, or recall where prerank is off (no booster)."""
+    """The stage before rank: prerank, or recall where prerank is off (no model)."""
 
-    booster: lgb.Booster | None
+    model: Model | None
     assembler: Assembler
 
     @staticmethod
     def of(work: Work, scene: str, assembler: Assembler) -> Before:
         draft = Generation.open(work.draft, check=False)
         on = usable(draft, scene, "auto")
-        path = teacher(work, scene)
-        return Before(lgb.Booster(model_file=str(path)) if on else None, assembler)
+        return Before(teacher(work, scene, assembler.names) if on else None, assembler)
 
     def part(self, requests: Sequence[Logged]) -> Part:
         judged = Judged.of(requests)
-        if self.booster is None:
+        if self.model is None:
             return Part(judged, judged.column("recall"))
-        return Part(judged, predict(self.booster, matrix(judged, self.assembler)))
+        return Part(judged, self.model.predict(matrix(judged, self.assembler)))
 
 
 def heads(work: Work, labels: Floats) -> tuple[Head, ...]:
@@ -209,7 +208,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     reader = Reader(assembler, config.rank.history, positive(generation), wide)
     work.progress(f"train_rank: {scene}")
     before_rank = Before.of(work, scene, reader.assembler)
-    scored = before_rank.booster is not None
+    scored = before_rank.model is not None
     samples = Samples(work, scene, parted, before_rank, reader)
     place = work.root / "tables" / f"rank-{scene}"
     encoding, targets = samples.stored(place / "train")
@@ -254,10 +253,18 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         "heads": calibrated,
     }
     on = metrics["gain"]["mean"] > 0
+    write_order(work, scene, order(weight) if on else late.before)
     told_heads = [asdict(head) for head in targets]
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
     save(target, fitted.model, encoding, reader, meta)
     return {"on": on, **metrics}
+
+
+def write_order(work: Work, scene: str, scores: Array) -> None:
+    """Leaves what the requests that validate are ordered by, (N,), for what comes after rank."""
+    place = work.tables / ORDERED
+    place.mkdir(exist_ok=True)
+    np.save(place / f"{scene}.npy", scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,16 +33,24 @@ def build(generation: Generation, config: Config, scene: str, counters: Hydrator
 
     Without a model, or with one that lost to prerank's order on validation (unless the config says
     `on`), it keeps the top of prerank's order. Where the config names a cross-encoder, it reads the
-    best of that. Raises `BadGeneration` where the config says `on` and there is no model, or the
-    model was trained on other features.
+    best of that; one that the build made only if that was better on validation. Raises
+    `BadGeneration` where the config says `on` and there is no model, or the model was trained on
+    other features.
     """
     ranked, cross = _ranked(generation, config, scene, counters), config.scene(scene).rank.cross
     if not cross.model:
         return ranked
-    from rank.cross import Cross, loaded, texts_of
+    from rank.cross import TRAINED, Cross, loaded, texts_of
 
-    reads = loaded(cross, f"scenes.{scene}.rank.cross.model")
-    return Chain((ranked, Cross(reads, texts_of(generation.items), cross.top, cross.weight)))
+    place, weight = cross.model, cross.weight
+    if cross.model == TRAINED:
+        name = f"cross/{scene}/meta.json"
+        meta = generation.json(name) if generation.has(name) else {"on": False}
+        if not meta["on"]:
+            return ranked
+        place, weight = str(generation.file(name).parent), meta["weight"]
+    reads = loaded(place, f"scenes.{scene}.rank.cross.model")
+    return Chain((ranked, Cross(reads, texts_of(generation.items), cross.top, weight)))
 
 
 def _ranked(generation: Generation, config: Config, scene: str, counters: Hydrator) -> Stage:

@@ -4,7 +4,7 @@ better and far slower than anything before it, so only the best few are read, as
 time for (on two CPU cores about ten, on a GPU hundreds).
 
 Nogueira and Cho 2019, "Passage re-ranking with BERT". Any local sentence-transformers cross-encoder
-will do.
+will do, and jobs/train_cross.py makes one.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from funnel.catalogue import Catalogue
-from funnel.config import Cross as Settings
 from funnel.errors import BadConfig
 from funnel.stage import remaining
-from funnel.types import Array, Candidates, Query, best
+from funnel.types import Array, Candidates, Floats, Query, Rows, best
 
 COLUMN = "rank.cross"
+TRAINED = "trained"  # in the place of a directory: the one that the build made
 AT_ONCE = 4  # pairs between two looks at the time left
 RESERVE = 1.5  # of what these took: with less time left no more are read
 LONGEST = 400  # characters of an item's text
@@ -49,23 +50,33 @@ class Cross:
     weight: float
 
     def run(self, query: Query, candidates: Candidates) -> Candidates:
-        n = len(candidates)
-        said = np.full(n, np.nan, np.float32)
-        if not query.text or query.sort or not n:
-            return candidates.with_columns({COLUMN: said})
-        order = best(candidates.scores, candidates.rows, n)
-        first = order[: self.top]
-        first = first[np.isfinite(candidates.scores[first])]
-        found = self._read(query, self.texts(candidates.rows[first]))
-        read = first[: len(found)]
-        said[read] = found
-        if len(read) < 2:
-            return candidates.with_columns({COLUMN: said})
-        value = _scaled(candidates.scores[read]) + self.weight * _scaled(found)
-        again = read[np.lexsort((candidates.rows[read], -value))]
-        scores = candidates.scores.copy()
-        scores[again] = candidates.scores[read]  # falling: the best place has the best score
-        return replace(candidates, scores=scores).with_columns({COLUMN: said}).top(n)
+        said = self.said(query, candidates)
+        found = candidates.with_columns({COLUMN: said})
+        if np.isfinite(said).sum() < 2:
+            return found
+        return replace(found, scores=self.moved(candidates.scores, said, candidates.rows)).top(
+            len(candidates)
+        )
+
+    def said(self, query: Query, candidates: Candidates) -> Floats:
+        """(n,) what the cross-encoder says of the best, NaN of all that it did not read."""
+        said = np.full(len(candidates), np.nan, np.float32)
+        if query.text and not query.sort and len(candidates):
+            first = best(candidates.scores, candidates.rows, self.top)
+            first = first[np.isfinite(candidates.scores[first])]
+            found = self._read(query, self.texts(candidates.rows[first]))
+            said[first[: len(found)]] = found
+        return said
+
+    def moved(self, scores: Array, said: Floats, rows: Rows) -> Array:
+        """(n,) scores, of which those that were read changed places."""
+        read = np.flatnonzero(np.isfinite(said))
+        read = read[np.lexsort((rows[read], -scores[read]))]
+        value = _scaled(scores[read]) + self.weight * _scaled(said[read])
+        again = read[np.lexsort((rows[read], -value))]
+        changed = scores.copy()
+        changed[again] = scores[read]  # falling: the best place has the best score
+        return changed
 
     def _read(self, query: Query, texts: Sequence[str]) -> NDArray[np.float32]:
         """What there is time for, best first."""
@@ -101,30 +112,38 @@ def texts_of(items: Catalogue) -> Callable[[Array], Sequence[str]]:
     return texts
 
 
-def loaded(settings: Settings, where: str) -> Reads:
-    """The cross-encoder of a directory, or of a name that is cached. Raises `BadConfig` where
-    sentence-transformers or the model is missing, or it is no cross-encoder of one number."""
+def needed(model: str, where: str) -> None:
+    """Raises `BadConfig` without sentence-transformers."""
     if importlib.util.find_spec("sentence_transformers") is None:
         raise BadConfig(
-            f"{where} = '{settings.model}' needs sentence-transformers: "
-            "pip install 'funnel[encoder]'"
+            f"{where} = '{model}' needs sentence-transformers: pip install 'funnel[encoder]'"
         )
+
+
+def loaded(place: str, where: str) -> Reads:
+    """The cross-encoder of a directory, or of a name that is cached. Raises `BadConfig` where
+    sentence-transformers or the model is missing, or it is no cross-encoder of one number."""
+    needed(place, where)
     from sentence_transformers import CrossEncoder
 
     try:
-        model = CrossEncoder(settings.model, local_files_only=True)
+        model = CrossEncoder(place, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         said = str(error).splitlines()[0]
-        raise BadConfig(f"{where} = '{settings.model}' cannot be loaded: {said}") from error
+        raise BadConfig(f"{where} = '{place}' cannot be loaded: {said}") from error
     if model.config.num_labels != 1:
         raise BadConfig(
-            f"{where} = '{settings.model}' gives {model.config.num_labels} numbers a pair; a "
+            f"{where} = '{place}' gives {model.config.num_labels} numbers a pair; a "
             "cross-encoder of one is needed"
         )
 
+    logits = nn.Identity()  # a sigmoid would make all good ones the same
+
     def reads(query: str, texts: Sequence[str]) -> Array:
         pairs = [(query, text) for text in texts]
-        found: Array = model.predict(pairs, batch_size=len(pairs), show_progress_bar=False)
+        found: Array = model.predict(
+            pairs, batch_size=len(pairs), show_progress_bar=False, activation_fn=logits
+        )
         return found
 
     reads("warm up", ["now"])

@@ -6,9 +6,10 @@ The unit's first layer over [q, k, q - k, q * k] is kept in three parts: what th
 what the action adds, and the product. The first two are computed once a candidate and once an
 action instead of once a pair; for one request the third is a single matrix product.
 
-To what the unit says of a pair comes how near projections of the two are, and how recent the action
-is; the weights are the softmax of the sum. As published they are what the unit says, alone and
-without a softmax: from little data that learns less than a mean of the actions tells.
+To what the unit says of a pair comes how near projections of the two are, the same projection at
+first, and how recent the action is; the weights are the softmax of the sum. As published they are
+what the unit says, alone and without a softmax: from little data that learns less than a mean of
+the actions tells.
 
 N candidates of R requests, S actions of all histories together, H of one request, U width of both,
 A width of the unit's hidden layer, D embedding width, T heads
@@ -29,7 +30,7 @@ HIDDEN = 36  # of the activation unit, as published
 
 
 class Unit(nn.Module):
-    """What each candidate makes of its request's actions: their mean at first."""
+    """What each candidate makes of its request's actions."""
 
     def __init__(self, unit: int, past: int):
         super().__init__()
@@ -41,6 +42,8 @@ class Unit(nn.Module):
         self.place = nn.Embedding(past, 1)  # from the end: 0 is the newest
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.place.weight)
+        with torch.no_grad():  # likeness at first: two random projections would say nothing
+            self.far.weight.copy_(self.near.weight)
 
     def forward(self, q: Tensor, k: Tensor, offsets: Tensor, pairs: Pairs | None) -> Tensor:
         """q (N, U), k (S, U) -> (N, U) each candidate's weighted mean of its request's actions, 0

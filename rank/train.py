@@ -8,6 +8,10 @@ rank: from pairwise approach to listwise approach", ListNet's top-one loss), wit
 as its target, which makes the order right. The first is weighted down: a candidate's share in it
 says little about the order.
 
+What is judged and kept is not where the last step ended but the exponential moving average of the
+weights over about the last `SPAN` steps, which steps of a large learning rate scatter around
+(Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging").
+
 Actions nest: who buys has clicked. A further head says how likely its action is where that of the
 head before it happened, and learns over all candidates from the product of the two (Ma et al. 2018,
 "Entire space multi-task model", https://arxiv.org/abs/1804.07931).
@@ -39,6 +43,7 @@ PATIENCE = 2  # epochs without an improvement on validation
 CHUNK = 1 << 14  # candidates scored at a time
 STEPS = 50  # of an epoch at least: small data gets smaller batches
 LEAST = 64  # candidates of a batch
+SPAN = 200  # steps that weights are averaged over, an epoch at most
 ALONE = 0.1  # weight of the first loss; 1 cost 0.01 nDCG@10 on simulated searches, 0 calibration
 
 
@@ -96,20 +101,25 @@ def fit(
         optimizer = adam(model, settings)
         data = Packed.of(train, device)
         rows = min(settings.batch, max(len(data.labels) // STEPS, LEAST))
-        steps, done = settings.epochs * len(data.batches(rows)), 0
+        each = len(data.batches(rows))
+        steps, done = settings.epochs * each, 0
+        averaged = Averaged(model, min(SPAN, each))
         parameters = list(model.parameters())
         epochs: list[Epoch] = []
         best, weights = 0, copy.deepcopy(model.state_dict())
-        key = checkpoint and fingerprint(f"{settings!r} {seed} {model}", _arrays(train, valid))
+        key = checkpoint and fingerprint(
+            f"{settings!r} {seed} {SPAN} {model}", _arrays(train, valid)
+        )
         if checkpoint and key and (state := checkpoint.load(key)):
             model.load_state_dict(state["model"])
+            averaged.load(state["averaged"], state["steps"])
             optimizer.load_state_dict(state["optimizer"])
             epochs, best, weights = (
                 [Epoch(*e) for e in state["epochs"]],
                 state["best"],
                 state["kept"],
             )
-            done = len(epochs) * steps // settings.epochs
+            done = len(epochs) * each
         while len(epochs) < settings.epochs and len(epochs) - best <= PATIENCE:
             model.train()
             # Every epoch has seeds of its own, so one that goes on draws what it would have drawn.
@@ -129,17 +139,20 @@ def fit(
                     torch.autograd.backward(value * (count / whole))
                 group.sum_gradients(parameters)
                 optimizer.step()
+                averaged.add(model)
                 done += 1
                 progress(done, steps)
-            epochs.append(judge(model, valid, device))
+            epochs.append(judge(averaged.model, valid, device))
             if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
-                best, weights = len(epochs) - 1, copy.deepcopy(model.state_dict())
+                best, weights = len(epochs) - 1, copy.deepcopy(averaged.model.state_dict())
             else:
                 for some in optimizer.param_groups:
                     some["lr"] *= settings.decay
             if checkpoint and key and not group.rank:
                 state = {
                     "model": model.state_dict(),
+                    "averaged": averaged.model.state_dict(),
+                    "steps": averaged.steps,
                     "optimizer": optimizer.state_dict(),
                     "epochs": [(epoch.loss, epoch.ndcg) for epoch in epochs],
                     "best": best,
@@ -156,6 +169,25 @@ def fit(
         checkpoint.drop()
     model.load_state_dict(weights)
     return Fitted(model.cpu().eval(), tuple(epochs), best)
+
+
+class Averaged:
+    """A model of another's weights, averaged over about the last `span` steps; over all of them
+    while there were few."""
+
+    def __init__(self, model: nn.Module, span: int):
+        self.model, self.span, self.steps = copy.deepcopy(model), span, 0
+
+    def load(self, state: Mapping[str, Tensor], steps: int) -> None:
+        self.model.load_state_dict(state)
+        self.steps = steps
+
+    def add(self, model: nn.Module) -> None:
+        """Counts the weights after another step."""
+        self.steps += 1
+        own, new = (list[Tensor](one.parameters()) for one in (self.model, model))
+        with torch.no_grad():
+            torch._foreach_lerp_(own, new, 1 / min(self.steps, self.span))
 
 
 def _arrays(*tables: Table) -> Iterator[Array]:

@@ -18,7 +18,17 @@ from funnel.stage import Cut
 from funnel.types import Candidates, best
 from jobs import train_prerank
 from prerank import build
-from prerank.gbdt import GBDT, Table, contributions, fit, parameters, predict
+from prerank.gbdt import (
+    GBDT,
+    Model,
+    Table,
+    begun,
+    contributions,
+    fit,
+    parameters,
+    predict,
+    start_of,
+)
 from tests.rank.shop import shop, split
 
 
@@ -45,9 +55,11 @@ def groups(requests=60, n=20, seed=0):
 def test_scores_equal_lightgbms(generation, work, logged):
     scorer = GBDT.open(generation, work.config, "home")
     booster = lgb.Booster(model_file=str(work.draft / "prerank/home/model.txt"))
+    start = json.loads((work.draft / "prerank/home/meta.json").read_text())["start"]
     for one in logged[:5]:
         matrix = scorer.assembler.matrix(one.query, one.candidates)
-        expected = booster.predict(matrix, raw_score=True)
+        begins = start * np.nan_to_num(one.candidates.columns["recall"])
+        expected = booster.predict(matrix, raw_score=True) + begins
         assert scorer.score(one.query, one.candidates) == pytest.approx(expected, rel=1e-6)
 
 
@@ -106,6 +118,53 @@ def test_a_request_counts_as_much_as_its_weight():
     table = replace(one, labels=labels, weights=np.where(odd, 0.01, 1).astype(np.float32))
     scores = predict(fit(table, None, Prerank(trees=20), 7), one.matrix)
     assert np.corrcoef(scores, one.labels)[0, 1] > 0.3
+
+
+def sure(requests, seed, n=30, features=12):
+    """Recall's column nearly decides; the others say nothing."""
+    draw = np.random.default_rng(seed)
+    matrix = draw.normal(size=(requests * n, features)).astype(np.float32)
+    wish = matrix[:, 0] + draw.normal(size=len(matrix)) * 0.3
+    labels = (wish > 1.5).astype(np.float32)
+    return Table(matrix, labels, np.full(requests, n), np.ones(requests, np.float32))
+
+
+def test_the_start_is_half_of_what_makes_the_wanted_likeliest():
+    table, names = sure(40, 3), ("recall", *(f"f{k}" for k in range(11)))
+
+    def likely(scale):
+        total = 0.0
+        for request in range(40):
+            own = slice(request * 30, (request + 1) * 30)
+            z, wanted = scale * table.matrix[own, 0].astype(float), table.labels[own] > 0
+            total += (z - np.log(np.exp(z).sum()))[wanted].sum() / max(wanted.sum(), 1)
+        return total
+
+    tried = np.geomspace(0.1, 50, 2000)
+    best_scale = tried[np.argmax([likely(scale) for scale in tried])]
+    assert start_of(table, names) == pytest.approx(best_scale / 2, rel=0.01)
+    assert start_of(table, names[::-1][:11]) == 0
+    flat = replace(table, matrix=np.zeros_like(table.matrix))
+    assert start_of(flat, names) == 0
+
+
+def test_trees_that_begin_with_recall_keep_what_it_knows_when_there_is_little_to_learn_from():
+    names = ("recall", *(f"f{k}" for k in range(11)))
+    train, valid, fresh = sure(12, 1), sure(5, 2), sure(200, 4)
+    found = {}
+    for start in (0.0, start_of(train, names)):
+        tables = [replace(t, begins=begun(t.matrix, names, start)) for t in (train, valid)]
+        model = Model(fit(*tables, Prerank(), 7), names, start)
+        expected = model.booster.predict(fresh.matrix, raw_score=True) + start * fresh.matrix[:, 0]
+        assert model.predict(fresh.matrix) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        scores, labels = model.predict(fresh.matrix).reshape(200, 30), fresh.labels.reshape(200, 30)
+        values = [
+            ndcg_at_k(own[np.argsort(-said, kind="stable")], own, 10)
+            for own, said in zip(labels, scores, strict=True)
+            if own.any()
+        ]
+        found[start > 0] = np.mean(values)
+    assert found[True] > found[False] + 0.03
 
 
 def test_progress_counts_trees():

@@ -13,7 +13,7 @@ from rank.batch import GAPS, Encoded, Histories
 from rank.checkpoint import Checkpoint
 from rank.deepfm import DeepFM
 from rank.fields import Shape
-from rank.train import ALONE, PATIENCE, Packed, Table, fit, log_softmax, loss, predict
+from rank.train import ALONE, PATIENCE, Averaged, Packed, Table, fit, log_softmax, loss, predict
 from rank.value import Platt
 
 SHAPE = Shape(vocab=(20,), shared=(0,), numbers=2, width=4, hidden=(8,))
@@ -190,6 +190,21 @@ def test_progress_ends_at_the_last_step_even_when_it_stops_early():
 
 class Stopped(Exception):
     pass
+
+
+def test_weights_are_averaged_over_all_steps_then_over_about_the_last_ones():
+    model = torch.nn.Linear(2, 1)
+    averaged, expected = Averaged(model, 4), None
+    for step in range(1, 10):
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[float(step), 1.0]]))
+        averaged.add(model)
+        own = model.weight.detach().clone()
+        expected = own if expected is None else expected + (own - expected) / min(step, 4)
+        torch.testing.assert_close(averaged.model.weight.detach(), expected)
+        if step <= 4:
+            assert float(averaged.model.weight[0, 0]) == pytest.approx((step + 1) / 2)
+    assert float(model.weight[0, 0]) == 9  # which goes on from where it is
 
 
 @pytest.mark.parametrize("stop", [1, 7, 20, 31])
