@@ -203,8 +203,8 @@ def test_weights_are_averaged_over_all_steps_then_over_about_the_last_ones():
         expected = own if expected is None else expected + (own - expected) / min(step, 4)
         torch.testing.assert_close(averaged.model.weight.detach(), expected)
         if step <= 4:
-            assert float(averaged.model.weight[0, 0]) == pytest.approx((step + 1) / 2)
-    assert float(model.weight[0, 0]) == 9  # which goes on from where it is
+            assert averaged.model.weight[0, 0].item() == pytest.approx((step + 1) / 2)
+    assert model.weight[0, 0].item() == 9  # which goes on from where it is
 
 
 @pytest.mark.parametrize("stop", [1, 7, 20, 31])
