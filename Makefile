@@ -17,8 +17,8 @@ setup:               ## make .venv and find Java (the others do it themselves)
 demo: setup          ## simulate, build, serve, ask; SIZE=small, DATA=dir, CONFIG=file, DEMO_EXIT=1
 	@$(java) $(bin)/funnel demo $(if $(SIZE),--size "$(SIZE)") $(if $(DATA),--data "$(DATA)") $(if $(CONFIG),--config "$(CONFIG)")
 
-test: setup          ## run the tests; ARGS="-k words" picks some
-	@$(java) $(bin)/python -m pytest $(ARGS)
+test: setup          ## run the tests in two processes; ARGS="-k words" picks some
+	@$(java) $(bin)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: setup          ## check format and style
 	@$(bin)/ruff format --check .

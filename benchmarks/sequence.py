@@ -225,6 +225,9 @@ def main(
     places: Annotated[
         bool, typer.Option(help="Items know how many come after them.")
     ] = DEFAULTS.places,
+    unmet: Annotated[
+        bool, typer.Option("--unmet", help="Draw items that nobody met in training too.")
+    ] = DEFAULTS.unmet,
     again: Annotated[
         bool, typer.Option("--again", help="Learn a second time, from validation too.")
     ] = False,
@@ -242,6 +245,7 @@ def main(
         dropout=dropout,
         temperature=temperature,
         places=places,
+        unmet=unmet,
     )
     items = int(every.items.max()) + 1
     known = attributes(data, items)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.assemble import Assembler
+from funnel.catalogue import id_hash
 from funnel.errors import BadData
 from funnel.generation import Generation, write_text
 from funnel.log import Logged
@@ -29,16 +30,19 @@ from jobs.train_prerank import told
 from jobs.train_rank import ORDERED, Before, Part
 from jobs.work import Work
 from rank.cross import TRAINED, Cross, loaded, texts_of
-from rank.cross_fit import Lists, Reader, fit
+from rank.cross_fit import MOST, Lists, Reader, fit
 from rank.value import weighed
 
 REACH = 30  # a request's best by prerank that lists are drawn from
 
 
+def high(part: Part) -> Part:
+    """Of each request what stood high, and all that was wanted."""
+    return part.take((part.places() < REACH) | (part.judged.labels > 0))
+
+
 def lists(early: Sequence[Part]) -> Lists:
-    """The requests with a text: of each what stood high, and all that was wanted."""
-    parts = [part.take((part.places() < REACH) | (part.judged.labels > 0)) for part in early]
-    judged = Judged.of([one for part in parts for one in part.judged.requests])
+    judged = Judged.of([one for part in early for one in part.judged.requests])
     texts = [one.query.text for one in judged.requests]
     return Lists(texts, judged.rows, judged.labels, judged.sizes, judged.weights)
 
@@ -56,11 +60,12 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     reader = Reader.start(settings, config.build.seed, f"{where}.start")
     parted = Parted.of(work, scene)
     before = Before.of(work, scene, Assembler(generation, config, scene))
+    most = frozenset(sorted(parted.train, key=id_hash)[: settings.epochs * MOST])
     early, late = list[Part](), list[Logged]()
-    for some, held in streamed(work, scene, parted):
+    for some, held in streamed(work, scene, replace(parted, train=most)):
         late += held
         if asked := searches(some):
-            early.append(before.part(asked))
+            early.append(high(before.part(asked)))
     learned = sum(len(part.judged.sizes) for part in early)
     if why := lacking(range(learned), searches(late)):
         return {"on": False, "why": f"searches: {why}"}

@@ -6,7 +6,8 @@ than SASRec?", https://arxiv.org/abs/2309.07602).
 
 An item is a vector of its own and the sum of those of its attributes, both where it was met and
 where it is asked for: of an item that was hardly met its attributes still say much. Of one that
-nobody met they say all, and that nobody did is no evidence against it: it is never drawn.
+nobody met they say all, and that nobody did is no evidence against it: it is not drawn unless
+`Training.unmet`.
 
 S items of R sequences packed one after another, U width, V items of the catalogue
 """
@@ -76,6 +77,7 @@ class Training:
     patience: int = 4  # epochs without an improvement on validation
     negatives: int = 2048  # drawn evenly and shared by a batch; 0: all items
     temperature: float = 0.1  # of cosines between states and items; 0: plain products
+    unmet: bool = False  # also draw items that nobody met
     places: bool = True  # items know how many come after them: the newest are of another time
 
 
@@ -188,7 +190,7 @@ def fit(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = NextItem(items, training, attributes).to(device)
-        met = torch.unique(all_items)
+        met = torch.arange(items, device=device) if training.unmet else torch.unique(all_items)
         model.items.only(met)
         optimizer = torch.optim.Adam(model.parameters(), training.learning_rate, fused=True)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs)

@@ -67,6 +67,9 @@ def configured() -> Callable[..., tuple[Config, Path]]:
         table = {
             "data": SHOP,
             "build": {"root": str(place / "generations"), "driver_memory": "1g", "requests": 1500},
+            # Few trees and epochs: how good an order is, other tests say.
+            "prerank": {"trees": 60},
+            "rank": {"epochs": 3},
             "store": {"dir": str(place / "valkey")},
             "log": {"dir": str(place / "log"), "seconds": 0.5},
             # Whatever validation says of so few requests: every stage is seen at work.

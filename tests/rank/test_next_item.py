@@ -140,6 +140,16 @@ def test_of_an_item_that_nobody_met_its_attributes_tell_what_it_follows():
     assert (scores[:, 18] > scores[:, 19]).float().mean() > 0.9
     assert not found.model.items.own.weight[18:].any()  # nothing of their own
     assert found.model.items.own.weight[:18].any(1).all()
+    drawn = fit(
+        sequences(*lists), 20, replace(training, unmet=True), None, 1, until=5, attributes=known
+    )
+    assert drawn.model.items.own.weight[18:].any(1).all()
+    with torch.inference_mode():  # learned from as never wanted
+        others = drawn.model.last(sequences(*lists[:50])) @ drawn.model.table().T
+    first = torch.from_numpy(met[0])
+    assert (others[:, 18] - others[:, first].mean(1)).mean() < (
+        scores[:, 18] - scores[:, first].mean(1)
+    ).mean()
 
 
 def vars_of(training):

@@ -54,7 +54,10 @@ def distinct(codes: np.ndarray) -> int:
     return len(set(codes[codes >= 0].tolist())) + int((codes < 0).sum())
 
 
-@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
+NAMES = [f"{type(one).__name__}-{place}" for place, one in enumerate(SELECTORS)]
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=NAMES)
 @pytest.mark.parametrize("n", [0, 1, 5, 200])
 def test_a_selector_returns_distinct_valid_indices_and_repeats_itself(
     selector: Selector, n: int
@@ -69,7 +72,7 @@ def test_a_selector_returns_distinct_valid_indices_and_repeats_itself(
     np.testing.assert_array_equal(index, selector.select(Query(limit=20), found))
 
 
-@pytest.mark.parametrize("selector", SELECTORS, ids=repr)
+@pytest.mark.parametrize("selector", SELECTORS, ids=NAMES)
 def test_a_page_does_not_depend_on_the_order_of_what_came_in(selector: Selector) -> None:
     found = candidates(60)
     shuffled = found.take(np.random.default_rng(1).permutation(60))
