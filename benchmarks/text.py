@@ -27,11 +27,12 @@ from funnel.catalogue import write_catalogue
 from funnel.config import Config, Lexical, parse
 from funnel.generation import Generation, Manifest
 from funnel.metrics import mrr_at_k, ndcg_at_k, recall_at_k
+from funnel.pretrained import MINILM, packaged
 from funnel.types import Candidates, Query
 from jobs.vectors import documents, encoded
 from recall.bm25 import BM25, write_index
 from recall.channel import Channel
-from recall.encoder import LSA, MINILM, Encoder, Sentences, packaged
+from recall.encoder import LSA, Encoder, Sentences
 from recall.fit import Fitted, fit
 from recall.fusion import Fusion
 from recall.text import analyzer, texts

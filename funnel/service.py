@@ -352,8 +352,7 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
                 # Clients ask every 30 s whether the server is there (funnel/remote.py); by default
                 # it hangs up on who asks more often than every five minutes.
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
         for service in services:

