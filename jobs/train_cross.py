@@ -95,7 +95,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         "requests": {"train": learned, "valid": len(searches(late))},
         **compared(judged, {"rank": judged.ndcg(order), "cross": honest}),
     }
-    on = metrics["gain"]["mean"] > 0
+    on = metrics["gain"]["mean"] > 0 and weight > 0
     meta = {"on": on, "weight": weight, "start": settings.start, "metrics": metrics}
     write_text(target / "meta.json", json.dumps(meta, indent=1))
     return {"on": on, "weight": weight, **metrics}
