@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from features.assemble import Assembler
-from funnel.config import Config
 from funnel.generation import Generation, write_text
 from funnel.log import Logged
 from funnel.ondisk import Growing, grown
@@ -80,15 +79,15 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     place = work.root / "tables" / f"prerank-{scene}"
     learned, positions, late = stored(work, scene, parted, assembler, place)
     valid = Table(matrix(late, assembler), late.labels, late.sizes, late.weights)
-    tell = told(work, f"train_prerank: {scene}")
-    model = chosen(learned, valid, late, config, assembler.names, tell)
+    names = assembler.names
+    model = chosen(learned, valid, late, names, work, scene)
     looked: list[float] = []
     if config.prerank.unbiased and (positions > 0).any():
         # What was shown further up was looked at more: again, with clicks weighed for that.
         chance = examination(model.predict(learned.matrix), learned.labels > 0, positions)
         looked = [round(float(share), 3) for share in chance[1:]]
         weighed = replace(learned, boosts=boosts(learned.labels, positions, chance))
-        model = chosen(weighed, valid, late, config, assembler.names, tell)
+        model = chosen(weighed, valid, late, names, work, f"{scene}, clicks weighed by place")
     removed(place)
     booster, scores = model.booster, model.predict(valid.matrix)
     metrics = {
@@ -105,11 +104,11 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     meta = {
         "on": on,
         "start": model.start,
-        "features": list(assembler.names),
+        "features": list(names),
         "spec": assembler.spec.hash,
         "metrics": metrics,
-        "importance": importance(booster, assembler.names),
-        "shap": contributions(booster, valid.matrix, assembler.names, seed=config.build.seed),
+        "importance": importance(booster, names),
+        "shap": contributions(booster, valid.matrix, names, seed=config.build.seed),
     }
     write_text(fresh(target) / "model.txt", booster.model_to_string())
     if config.prerank.objective == "distilled":
@@ -122,9 +121,9 @@ def chosen(
     learned: Table,
     valid: Table,
     late: Judged,
-    config: Config,
     names: Sequence[str],
-    tell: Callable[[int, int], None],
+    work: Work,
+    what: str,
 ) -> Model:
     """Trees that correct recall's order, or trees that start from nothing where these are better on
     `valid`, the features of `late`, by more than a standard error."""
@@ -133,7 +132,8 @@ def chosen(
         begin, watched = (
             replace(table, begins=begun(table.matrix, names, start)) for table in (learned, valid)
         )
-        booster = fit(begin, watched, config.prerank, config.build.seed, tell)
+        tell = told(work, f"train_prerank: {what}, from {'recall on' if start else 'nothing'}")
+        booster = fit(begin, watched, work.config.prerank, work.config.build.seed, tell)
         models.append(Model(booster, names, start))
     values = [late.ndcg(model.predict(valid.matrix)) * late.weights for model in models]
     more = values[-1] - values[0]

@@ -61,7 +61,7 @@ def free_address() -> str:
 
 @pytest.fixture(scope="session")
 def configured() -> Callable[..., tuple[Config, Path]]:
-    """Writes a config below a place; every service on a free port, budgets that never run out."""
+    """Writes a config below a place; every service on a free port, times that never run out."""
 
     def write(place: Path, name: str = "funnel", **sections: object) -> tuple[Config, Path]:
         table = {
@@ -70,7 +70,7 @@ def configured() -> Callable[..., tuple[Config, Path]]:
             # Few trees and epochs: how good an order is, other tests say.
             "prerank": {"trees": 60},
             "rank": {"epochs": 3},
-            "store": {"dir": str(place / "valkey")},
+            "store": {"dir": str(place / "valkey"), "timeout_ms": 5000},
             "log": {"dir": str(place / "log"), "seconds": 0.5},
             # Whatever validation says of so few requests: every stage is seen at work.
             "scenes": {"home": {"rank": {"model": "on"}}},
@@ -120,7 +120,7 @@ def apart(
     config, file = configured(
         place,
         build={"root": shop.config.build.root},
-        store={"dir": shop.config.store.dir},
+        store=shop.config.store.model_dump(),
         log={"dir": ""},
     )
     with served(config, file, place):

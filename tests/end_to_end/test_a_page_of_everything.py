@@ -40,7 +40,7 @@ def busy(
     config, file = configured(
         place,
         build={"root": together.build.root},
-        store={"dir": together.store.dir},
+        store=together.store.model_dump(),
         scenes={"home": {"recall": {"keep": 2000}, "rerank": {**ON, "rules": str(rules)}}},
     )
     with ExitStack() as stack:

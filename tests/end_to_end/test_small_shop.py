@@ -195,7 +195,7 @@ def test_what_was_scored_is_what_training_would_score(
 ) -> None:
     file, log = str(shop.file), Path(together.log.dir)
     found = json.loads(command("parity", "--config", file, "--json"))
-    assert found["requests"] >= len(asks(shop))
+    assert found["requests"] >= len(asks(shop)), found
     columns = found["columns"]
     assert {"prerank", "rank", "live.click.7d"} <= columns.keys()
     assert all(column["differ"] == 0 < column["compared"] for column in columns.values())
