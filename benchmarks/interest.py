@@ -2,13 +2,13 @@
 What an activation unit is worth: `python -m benchmarks.interest DIR`.
 
 DIR has sequences.parquet as in benchmarks.sequence. For every prefix of a sequence the next item is
-to be told from drawn items that the user never met, one or four for each. `DIN` is the ranker of
-rank/din.py, `mean pooling` the same network with the mean of the actions in the place of the unit;
-both are trained by the trainer of the rank stage, stop where the loss of validation does (with as
-many drawn items as in training), and see the same rows. The last item of a sequence is the test's,
-the one before it validation's. gAUC is the mean over users of how many of 100 drawn items (20 in
-validation) are below the wanted one; `more` is by how many points the unit is above the mean, with
-the 95 % bootstrap interval of the users' differences.
+to be told from drawn items that the user never met, one or four for each and others every epoch.
+`DIN` is the ranker of rank/din.py, `mean pooling` the same network with the mean of the actions in
+the place of the unit; both are trained by the trainer of the rank stage, stop where the loss of
+validation does (with as many drawn items as in training), and see the same rows. The last item of
+a sequence is the test's, the one before it validation's. gAUC is the mean over users of how many of
+100 drawn items (20 in validation) are below the wanted one; `more` is by how many points the unit
+is above the mean, with the 95 % bootstrap interval of the users' differences.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ ASKED = 20, 100  # drawn items of a user of validation and of the test
 # L2 from 3e-5; on Video Games with four the mean has 0.2 points more at 2e-3, the unit 0.6 less.
 SETTINGS = Rank(epochs=10, batch=1024, learning_rate=4e-3, embedding_l2=1e-4, dropout=0.2)
 PAST = 50
+FIRST = 10  # seed of the items drawn for the first epoch of training
 
 
 class Mean(nn.Module):
@@ -103,8 +104,12 @@ def measured(every: Sequences, negatives: int, seeds: int) -> list[dict[str, Any
     within = np.arange(len(owner)) - every.offsets[:-1][owner]
     held = np.where(every.lengths >= 4, 2, 0)
     ends = np.flatnonzero((within > 0) & (within < (every.lengths - held)[owner]))
-    each = unmet(every, items, owner[ends], negatives, seed=2)
-    learned = table(every, ends, owner[ends], each)
+
+    def drawn(epoch: int) -> Table:
+        others = unmet(every, items, owner[ends], negatives, seed=FIRST + epoch)
+        return table(every, ends, owner[ends], others)
+
+    learned = drawn(0)
     shape = Shape(
         vocab=(items + 1,), shared=(0,), actions=2, width=32, unit=64, dropout=SETTINGS.dropout
     )
@@ -115,7 +120,7 @@ def measured(every: Sequences, negatives: int, seeds: int) -> list[dict[str, Any
     rows, values = [], dict[str, Floats]()
     for name, make in kinds.items():
         begin = time.perf_counter()
-        fitted = [fit(make, learned, stop, SETTINGS, seed) for seed in range(seeds)]
+        fitted = [fit(make, learned, stop, SETTINGS, seed, draw=drawn) for seed in range(seeds)]
         took = time.perf_counter() - begin
         told, found = (
             np.mean([below(one.model, table) for one in fitted], 0) for table in (valid, test)

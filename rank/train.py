@@ -83,6 +83,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     group: Group | None = None,
     start: Mapping[str, Tensor] | None = None,
+    draw: Callable[[int], Table] | None = None,
 ) -> Fitted:
     """Trains `make()` on `train` until `valid` stops improving; an NVIDIA GPU is used if there is
     one. The same tables, settings and seed give the same weights on a CPU, also where training was
@@ -125,6 +126,8 @@ def fit(
             # Every epoch has seeds of its own, so one that goes on draws what it would have drawn.
             epoch = seed * 1_000_003 + len(epochs)
             torch.manual_seed(epoch * 1009 + group.rank)
+            if draw and epochs:
+                data = Packed.of(draw(len(epochs)), device)
             for requests in data.batches(rows, torch.Generator().manual_seed(epoch)):
                 optimizer.zero_grad(set_to_none=True)
                 own = group.share(requests)

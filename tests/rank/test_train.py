@@ -1,6 +1,7 @@
 """The training loop: its loss, its batches, its end, and that it repeats itself."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -46,6 +47,16 @@ def table(requests=80, seed=0, shift=0.0):
         owner,
     )
     return Table(inputs, labels, np.arange(n, dtype=np.int32), np.ones(requests, np.float32))
+
+
+def again(epoch):
+    """The table with other ids and numbers."""
+    whole = table()
+    n = len(whole.labels)
+    draw = np.random.default_rng(100 + epoch)
+    ids = draw.integers(0, 20, (n, 1)).astype(np.int32)
+    numbers = draw.normal(size=(n, 2)).astype(np.float32)
+    return replace(whole, inputs=replace(whole.inputs, ids=ids, numbers=numbers))
 
 
 def trained(seed=7, **settings):
@@ -207,14 +218,34 @@ def test_weights_are_averaged_over_all_steps_then_over_about_the_last_ones():
     assert model.weight[0, 0].item() == 9  # which goes on from where it is
 
 
+def test_later_epochs_learn_from_what_is_drawn_for_them():
+    asked = []
+
+    def made(draw):
+        settings = Rank(epochs=3, batch=64, learning_rate=1e-3)
+        return fit(lambda: DeepFM(SHAPE), table(), table(30, seed=1), settings, 7, draw=draw)
+
+    def others(epoch):
+        asked.append(epoch)
+        return again(epoch)
+
+    plain, same, drawn = made(None), made(lambda epoch: table()), made(others)
+    assert asked == [1, 2]
+    assert same.epochs == plain.epochs
+    assert drawn.epochs[0] == plain.epochs[0]
+    assert drawn.epochs[1] != plain.epochs[1]
+
+
+@pytest.mark.parametrize("draw", [None, again])
 @pytest.mark.parametrize("stop", [1, 7, 20, 31])
-def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, stop):
+def test_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path, stop, draw):
     settings = Rank(epochs=4, batch=64, learning_rate=0.01, dropout=0.3)
     shape, checkpoint = replace(SHAPE, dropout=0.3), Checkpoint(tmp_path / "c/home.pt")
 
     def train(progress, kept):
         valid = table(30, seed=1)
-        return fit(lambda: DeepFM(shape), table(), valid, settings, 7, progress, kept)
+        make = partial(DeepFM, shape)
+        return fit(make, table(), valid, settings, 7, progress, kept, draw=draw)
 
     def stopping(done, steps):
         if done == stop:
