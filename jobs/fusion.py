@@ -43,12 +43,13 @@ def answers(query: Query, config: Config, parts: Parts, filters: Filters) -> dic
 
 def judged(work: Work) -> dict[str, list[Judged]]:
     """By scene: training requests with what each channel found and what was wanted."""
-    from jobs.requests import requests
+    from jobs.requests import requests, validating
 
     config = work.config
     generation = Generation.open(work.past_draft, check=False)
     parts, filters = Parts.open(generation, config), Filters.open(generation, config)
-    asked = requests(work)
+    held = validating(work)
+    asked = [entry for entry in requests(work) if entry[0].request_id not in held]
     made: dict[str, list[Judged]] = {}
     for scene in config.scenes:
         wanted = [

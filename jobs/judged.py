@@ -20,6 +20,7 @@ from funnel.catalogue import id_hash
 from funnel.log import Logged, stream
 from funnel.metrics import auc, bootstrap_interval, gauc, grouped_ndcg_at_k
 from funnel.types import Array, Floats, Rows
+from jobs.requests import validating
 from jobs.work import Work
 
 ENOUGH = 50  # requests; a model of fewer would be noise
@@ -104,7 +105,8 @@ class Parted:
     """The ids of the scene's requests with a positive candidate: to train on, and the latest
     `build.valid_share` to validate on, of very many `MOST_VALID`. Told without reading them.
 
-    Graded queries have no time of their own: as large a share of them, by the hash of their ids.
+    Graded queries have no time of their own: those of the validation split, or where there is none
+    as large a share of them, by the hash of their ids.
     """
 
     train: frozenset[str]
@@ -124,7 +126,8 @@ class Parted:
         timed = [row["request_id"] for row in rows if row["user_id"]]
         graded = [row["request_id"] for row in rows if not row["user_id"]]
         cut = round(len(timed) * (1 - share))
-        held = {name for name in graded if id_hash(name) / 2**64 < share}
+        drawn = (name for name in graded if id_hash(name) / 2**64 < share)
+        held = validating(work).intersection(graded) or frozenset(drawn)
         valid = [*(name for name in graded if name in held), *timed[cut:]]
         train = [*(name for name in graded if name not in held), *timed[:cut]]
         kinds = (len(graded) - len(held)) / max(len(train), 1)

@@ -4,8 +4,8 @@ did then.
 
 Events with one request id are a request; without ids, what a user looked at after typing a query in
 a session. In scenes that have neither, each positive event is a request by itself.
-Requests lie in [past, until). Graded queries of the training split join the searches, without a
-user, as of `past`.
+Requests lie in [past, until). Graded queries of the training and the validation split join the
+searches, without a user, as of `past`.
 
 Writes tables/requests: a request log's requests, with the `rows`, `labels` and `positions` of what
 the user saw and did, or a judge said.
@@ -207,12 +207,14 @@ def from_events(
 
 
 def from_grades(work: Work, generation: Generation, scene: str) -> Iterator[tuple[Query, Outcome]]:
-    """The graded queries of the training split; without splits those that `evaluate` leaves."""
+    """The graded queries of the training and the validation split; without splits those that
+    `evaluate` leaves."""
     if not (work.has("queries") and work.has("qrels")):
         return
     queries = read(work.data, "queries", ["query_id", "query", "split"])
     if queries.column("split").null_count < len(queries):
-        queries = queries.filter(pc.equal(queries.column("split"), "train"))
+        ours = pa.array(["train", "valid"])
+        queries = queries.filter(pc.is_in(queries.column("split"), ours))
     else:
         train = [id_hash(q) / 2**64 >= TEST_SHARE for q in queries.column("query_id").to_pylist()]
         queries = queries.filter(pa.array(train, pa.bool_()))
@@ -232,7 +234,7 @@ def from_grades(work: Work, generation: Generation, scene: str) -> Iterator[tupl
         became = judged.get(query["query_id"], {})
         if any(label > 0 for label, _ in became.values()):
             asked = Query(
-                request_id=f"query-{query['query_id']}",
+                request_id=graded_id(query["query_id"]),
                 scene=scene,
                 text=" ".join(query["query"].split()),
                 at=work.past,
@@ -240,6 +242,20 @@ def from_grades(work: Work, generation: Generation, scene: str) -> Iterator[tupl
                 generation=generation.id,
             )
             yield asked, became
+
+
+def graded_id(query_id: str) -> str:
+    """The request id of a graded query."""
+    return f"query-{query_id}"
+
+
+def validating(work: Work) -> frozenset[str]:
+    """The request ids of the queries of the validation split, from which nothing is to learn."""
+    if not work.has("queries"):
+        return frozenset()
+    queries = read(work.data, "queries", ["query_id", "split"])
+    held = queries.filter(pc.equal(queries.column("split"), "valid"))
+    return frozenset(map(graded_id, held.column("query_id").to_pylist()))
 
 
 def drawn(work: Work, generation: Generation) -> list[tuple[Query, Outcome]]:

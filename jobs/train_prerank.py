@@ -2,7 +2,7 @@
 Trains prerank: LightGBM over the assembled features of the samples, one model a scene.
 
 The trees learn twice, from recall's order on and from nothing; the first are taken unless the
-others are better on validation by more than a standard error.
+others are better on validation by more than chance.
 
 The evidence in the samples comes from the generation as of `past`, and so do the vectors and
 attributes that the features look up. The samples are read in parts and their features go into
@@ -25,6 +25,7 @@ import numpy as np
 from features.assemble import Assembler
 from funnel.generation import Generation, write_text
 from funnel.log import Logged
+from funnel.metrics import bootstrap_interval
 from funnel.ondisk import Growing, grown
 from funnel.types import Array, Floats
 from jobs.command import command
@@ -126,7 +127,7 @@ def chosen(
     what: str,
 ) -> Model:
     """Trees that correct recall's order, or trees that start from nothing where these are better on
-    `valid`, the features of `late`, by more than a standard error."""
+    `valid`, the features of `late`, beyond a 95 % interval."""
     models = []
     for start in dict.fromkeys((start_of(learned, names), 0.0)):
         begin, watched = (
@@ -136,9 +137,8 @@ def chosen(
         booster = fit(begin, watched, work.config.prerank, work.config.build.seed, tell)
         models.append(Model(booster, names, start))
     values = [late.ndcg(model.predict(valid.matrix)) * late.weights for model in models]
-    more = values[-1] - values[0]
-    noise = more.std() / np.sqrt(len(more))
-    return models[-1] if more.mean() > noise else models[0]
+    low, _ = bootstrap_interval(values[-1] - values[0])
+    return models[-1] if low > 0 else models[0]
 
 
 def told(work: Work, what: str) -> Callable[[int, int], None]:

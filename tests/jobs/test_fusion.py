@@ -37,7 +37,10 @@ def data(data_set: Callable[..., Path]) -> Path:
             queries.append({"query_id": name, "query": name, "split": "train"})
             best = {"query_id": name, "item_id": f"{thing}-{colour}", "grade": 3}
             qrels += [best, {"query_id": name, "item_id": f"{thing}-red", "grade": 1}]
-    return data_set(items=items, queries=queries, qrels=[dict(q) for q in unique(qrels)])
+    # What validates is not fitted to.
+    held = [{"query_id": f"held {n}", "query": "red lamp", "split": "valid"} for n in range(5)]
+    qrels += [{"query_id": q["query_id"], "item_id": "rug-red", "grade": 3} for q in held]
+    return data_set(items=items, queries=queries + held, qrels=[dict(q) for q in unique(qrels)])
 
 
 def unique(qrels: list[dict[str, Any]]) -> list[dict[str, Any]]:

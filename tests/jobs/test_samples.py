@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from features.fold import ItemCounters
+from funnel.catalogue import id_hash
 from funnel.log import Logged, read
 from jobs import events, item_stats, items, requests, samples, users
 from jobs.candidates import outcome, thinned
+from jobs.judged import Parted
 from jobs.requests import outcome as became
 from jobs.work import Work
 
@@ -241,7 +244,7 @@ def test_what_the_scene_excludes_is_gone_unless_it_is_wanted_again(found: list[L
     assert some
 
 
-def test_graded_queries_of_the_training_split_are_searches_without_a_user(
+def test_graded_queries_of_training_and_validation_are_searches_without_a_user(
     opened: Callable[..., Work], data_set: Callable[..., Path], goods: object
 ) -> None:
     splits = {"a": "train", "b": "valid", "c": "test", "d": "train"}
@@ -254,10 +257,40 @@ def test_graded_queries_of_the_training_split_are_searches_without_a_user(
     qrels.append({"query_id": "d", "item_id": "i05", "grade": 0})  # nothing relevant: no use
     work = opened(data_set(items=goods, queries=queries, qrels=qrels))
     items.run(work)
-    assert requests.run(work) == {"search": 1}
-    ((query, judged),) = requests.requests(work)
+    assert requests.run(work) == {"search": 2}
+    (query, judged), (other, _) = requests.requests(work)
     assert (query.text, query.user_id, query.at) == ("lamp a", "", work.past)
     assert judged == {0: (0.0, 0), 1: (3.0, 0), 2: (1.0, 0)}
+    assert {other.request_id} == requests.validating(work)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_queries_of_the_validation_split_validate_and_no_others(
+    opened: Callable[..., Work], data_set: Callable[..., Path], goods: object, named: bool
+) -> None:
+    splits = {f"q{n:02d}": "valid" if named and n % 3 == 0 else "train" for n in range(40)}
+    queries = [{"query_id": q, "query": q, "split": split} for q, split in splits.items()]
+    qrels = [{"query_id": q, "item_id": "i01", "grade": 1} for q in splits]
+    work = opened(data_set(items=goods, queries=queries, qrels=qrels))
+    items.run(work)
+    requests.run(work)
+    names = [query.request_id for query, _ in requests.requests(work)]
+    tables = {
+        "requests": {"request_id": names, "user_id": [""] * 40, "at": [work.past] * 40},
+        "candidates": {"request_id": names, "label": [1.0] * 40},
+    }
+    for folder, table in tables.items():
+        path = work.samples / "search" / folder
+        path.mkdir(parents=True)
+        pq.write_table(pa.table(table), path / "part-0.parquet")
+    parted = Parted.of(work, "search")
+    assert parted.train | parted.valid == set(names)
+    if named:
+        assert parted.valid == {f"query-{q}" for q, split in splits.items() if split == "valid"}
+    else:  # a share of them, told by their ids
+        share = work.config.build.valid_share
+        assert parted.valid == {q for q in names if id_hash(q) / 2**64 < share}
+        assert 0 < len(parted.valid) < 20
 
 
 def test_without_request_ids_each_positive_event_is_a_request(
