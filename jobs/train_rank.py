@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from rank.scorer import Network, Reader, positive, save
 from rank.stored import Writer, opened
 from rank.train import Epoch, Fitted, Table, fit
 from rank.train import predict as logits_of
-from rank.value import Blend, Head, Platt, nested, probabilities, weighed
+from rank.value import Blend, Head, Platt, beside, crossed, nested, probabilities
 from rank.warm import carried
 from rank.workers import train_stored
 
@@ -216,7 +217,8 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     late = samples.late()
     places = late.places()
     reached = places < REACH
-    shown = Read.of(late.take(reached), reader)
+    near = late.take(reached)
+    shown = Read.of(near, reader)
     valid = shown.table(encoding, levels, float(shown.graded.mean()))
     sizes = shape(encoding, work, len(targets), assembler.width if wide else 0)
     start, warm = warmed(work, scene, sizes, encoding, (generation, reader.assembler))
@@ -227,20 +229,21 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         late = distilled(work, samples, late, Scores(fitted.model, encoding, reader, every[:, 0]))
         places = late.places()
         reached = places < REACH
-        shown = Read.of(late.take(reached), reader)
+        near = late.take(reached)
+        shown = Read.of(near, reader)
         valid = shown.table(encoding, levels, float(shown.graded.mean()))
         every = logits_of(fitted.model, valid.inputs)
     logits = every[:, 0]
-    usual = float(late.before[reached].mean()) if scored else 0.0
+    usual = float(near.before.mean()) if scored else 0.0
 
     def order(weight: float) -> Array:
-        blend = Blend(weight if scored else 0.0, usual)
-        return above(blend.of(logits, late.before[reached]), reached, places)
+        return above(Blend(weight, usual).of(logits, near.before), reached, places)
 
     judged = late.judged
-    weight, honest = weighed(lambda weight: judged.ndcg(order(weight)), judged.weights)
+    choose = partial(chosen, logits, near) if scored else lambda of: 0.0
+    weight, honest = crossed(choose, lambda weight: judged.ndcg(order(weight)), len(judged.sizes))
     before = {"recall": judged.ndcg(judged.column("recall")), "prerank": judged.ndcg(late.before)}
-    blend = Blend(weight if scored else 0.0, usual)
+    blend = Blend(weight, usual)
     targets, calibrated = calibrate(targets, every, valid.labels)
     metrics = {
         "requests": {"train": len(parted.train), "valid": len(judged.sizes)},
@@ -258,6 +261,16 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
     save(target, fitted.model, encoding, reader, meta)
     return {"on": on, **metrics}
+
+
+def chosen(logits: Array, near: Part, of: Array) -> float:
+    """The weight of the order before rank beside the network's `logits` of what reached rank, by
+    the requests `of` (R,) them."""
+    judged = near.judged
+    own = of[judged.owners]
+    return beside(
+        logits[own], near.before[own], judged.labels[own], judged.sizes[of], judged.weights[of]
+    )
 
 
 def write_order(work: Work, scene: str, scores: Array) -> None:
@@ -287,16 +300,9 @@ class Scores:
 def distilled(work: Work, samples: Samples, late: Part, scores: Scores) -> Part:
     """Teaches prerank what rank says; the requests to validate on, with what it says then."""
     work.progress(f"train_rank: {samples.scene}: prerank learns what rank says")
-    places = late.places()
-    reached, judged = places < REACH, late.judged
-    usual = float(late.before[reached].mean())
-
-    def order(weight: float) -> Array:
-        said = Blend(weight, usual).of(scores.known, late.before[reached])
-        return above(said, reached, places)
-
-    weight, _ = weighed(lambda weight: judged.ndcg(order(weight)), judged.weights)
-    blend, reader = Blend(weight, usual), scores.reader
+    near = late.take(late.places() < REACH)
+    weight = chosen(scores.known, near, np.ones(len(near.judged.sizes), bool))
+    blend, reader = Blend(weight, float(near.before.mean())), scores.reader
 
     def lesson(part: Part) -> Lesson:
         said = np.asarray(blend.of(scores.of(part), part.before), np.float32)
@@ -306,7 +312,7 @@ def distilled(work: Work, samples: Samples, late: Part, scores: Scores) -> Part:
     early = (samples.before.part(t) for t, _ in streamed(work, samples.scene, samples.parted) if t)
     place = work.root / "tables" / f"taught-{samples.scene}"
     train, valid = Lesson.stored(map(lesson, early), fresh(place)), lesson(late)
-    student = teach(work, samples.scene, train, valid, judged, reader.assembler)
+    student = teach(work, samples.scene, train, valid, late.judged, reader.assembler)
     removed(place)
     return Part(late.judged, predict(student, valid.matrix))
 

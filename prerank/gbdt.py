@@ -19,9 +19,9 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from features.assemble import Assembler
+from funnel.choice import likeliest
 from funnel.config import Config, Prerank
 from funnel.errors import BadGeneration
 from funnel.generation import Generation
@@ -79,22 +79,9 @@ def start_of(table: Table, names: Sequence[str]) -> float:
     was wanted likeliest, as the softmax over each request's candidates. 0 without such a column."""
     if BEGINS not in names:
         return 0.0
-    values = begun(table.matrix, names, 1.0).astype(np.float64)
-    spread = values.std()
-    if not spread > 0:
-        return 0.0
-    first = np.cumsum(table.sizes) - table.sizes
-    owner = np.repeat(np.arange(len(table.sizes)), table.sizes)
-    gains = np.exp2(table.labels.astype(np.float64)) - 1
-    totals = np.add.reduceat(gains, first)
-    share = gains / np.maximum(totals, 1e-12)[owner] * table.weights[owner]
-
-    def loss(power: float) -> float:
-        z = np.exp(power) / spread * values
-        z = z - np.maximum.reduceat(z, first)[owner]
-        return float(-(share * (z - np.log(np.add.reduceat(np.exp(z), first))[owner])).sum())
-
-    return float(SHY / spread * np.exp(minimize_scalar(loss, bounds=(-7, 4), method="bounded").x))
+    values = begun(table.matrix, names, 1.0)
+    (scale,) = likeliest(values[:, None], table.labels, table.sizes, table.weights)
+    return SHY * float(scale)
 
 
 class GBDT:

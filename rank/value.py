@@ -18,13 +18,15 @@ from scipy.optimize import minimize
 
 from features.fold import DAY_MS
 from funnel.catalogue import Catalogue
+from funnel.choice import likeliest
 from funnel.formula import Formula
 from funnel.generation import Generation
 from funnel.types import Array, Candidates, Floats, Query, taken
 
 LOGIT, AGE = "rank.logit", "age.days"
 ALWAYS = "available", "bid"  # numbers of catalogues that have them, named in the config or not
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # of prerank beside the network
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # that `weighed` tries
+MOST = 16.0  # weight of prerank, beside which the network hardly counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +168,33 @@ class Blend:
         return (logits + self.weight * known).astype(np.float32)
 
 
-def weighed(judge: Callable[[float], Array], counts: Array) -> tuple[float, Array]:
-    """The weight that `judge` (weight -> (R,) quality) likes best, and honest qualities; `counts`
-    (R,) says how much each request counts.
+def beside(logits: Array, before: Array, labels: Array, sizes: Array, counts: Array) -> float:
+    """The weight of prerank's scores `before` (N,) beside the network's `logits` (N,) that makes
+    what was wanted likeliest (funnel/choice.py), at most `MOST`. The likelihood sees every
+    candidate, nDCG only what crosses the tenth place: from few requests its best is luck."""
+    own, other = likeliest(np.stack([logits, before], axis=1), labels, sizes, counts)
+    return min(float(other / own), MOST) if own > 0 else MOST
 
-    The quality of one half of the requests is that of the weight chosen on the other half, so
-    that a choice among many weights is no advantage.
-    """
+
+def weighed(judge: Callable[[float], Array], counts: Array) -> tuple[float, Array]:
+    """The weight of `WEIGHTS` that `judge` (weight -> (R,) quality) likes best, and honest
+    qualities; `counts` (R,) says how much each request counts."""
     values = np.stack([judge(weight) for weight in WEIGHTS])  # (weights, R)
-    even = np.arange(len(counts)) % 2 == 0
-    honest = np.empty(len(counts))
+
+    def best(of: Array) -> float:
+        return WEIGHTS[int((values * counts)[:, of].sum(1).argmax())]
+
+    return crossed(best, lambda weight: values[WEIGHTS.index(weight)], len(counts))
+
+
+def crossed(
+    choose: Callable[[Array], float], judge: Callable[[float], Array], requests: int
+) -> tuple[float, Array]:
+    """The weight that `choose` finds on all R `requests` ((R,) which of them -> weight), and honest
+    qualities: `judge` (weight -> (R,) quality) of one half with the weight that the other half
+    chose, so that a choice is no advantage."""
+    even = np.arange(requests) % 2 == 0
+    honest = np.empty(requests)
     for own in (even, ~even):
-        chosen = (values * counts)[:, ~own].sum(1).argmax()
-        honest[own] = values[chosen, own]
-    return WEIGHTS[int((values * counts).sum(1).argmax())], honest
+        honest[own] = judge(choose(~own))[own]
+    return choose(even | ~even), honest

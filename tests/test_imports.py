@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("recall", "prerank", "rank", "rerank")
 PACKAGES = ("funnel", *STAGES, "features", "jobs")
 LEAVES = (
+    "funnel.choice",
     "funnel.types",
     "funnel.stage",
     "funnel.errors",
