@@ -6,18 +6,20 @@ DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of tra
 category comes how often its codes were clicked (benchmarks/rates.py). The model, its encoding of
 rare and unheard codes and its training loop are those of the rank stage; every row is a request of
 one candidate. The strength of the embeddings' L2 and the dropout are those with the best log loss
-on validation, among the few that are tried. With them, and for as many epochs as were best, it
-learns from train and validation together; so does `logistic`, the regression of scikit-learn, its
-strength chosen the same way: on the codes, and on codes and rates. The test is looked at once a
-model.
+on validation: from a strength that falls with the number of rows, as that of a prior does, weaker
+and stronger ones are tried for as long as that gets better. With them, and for as many epochs as
+were best, it learns from train and validation together; so does `logistic`, the regression of
+scikit-learn, its strength chosen the same way: on the codes, and on codes and rates. The test is
+looked at once a model.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +43,10 @@ from rank.models import MODELS
 from rank.train import Table, fit, predict
 from rank.value import Platt, sigmoid
 
-L2 = (1e-3, 3e-3, 1e-2)
+L2 = (1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+PRIOR = 10.0  # the strength tried first, times rows
 DROPOUT = (0.0, 0.5)
-STRENGTHS = (0.003, 0.01, 0.03, 0.1)
+STRENGTHS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=3e-4)
 
 
@@ -128,13 +131,19 @@ class Deep:
         self.encoding = Encoding.fit(train.raw, sizes, [])
         self.train, self.valid = (rows.table(self.encoding) for rows in (train, valid))
         self.sizes = sizes
-        tried = {}
-        for l2, dropout in product(L2, DROPOUT):
-            settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
-            _, platt, logits = self.fitted(settings, 0)
-            tried[l2, dropout] = log_loss(valid.labels, platt(logits))
-            said = f"embedding_l2 {l2:g}, dropout {dropout:g}: log loss {tried[l2, dropout]:.4f}"
-            print(f"{said} on validation", file=sys.stderr)
+        tried = dict[tuple[float, float], float]()
+
+        def worth(l2: float) -> float:
+            for dropout in DROPOUT:
+                settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
+                _, platt, logits = self.fitted(settings, 0)
+                tried[l2, dropout] = found = log_loss(valid.labels, platt(logits))
+                said = f"embedding_l2 {l2:g}, dropout {dropout:g}: log loss {found:.4f}"
+                print(f"{said} on validation", file=sys.stderr)
+            return min(tried[l2, dropout] for dropout in DROPOUT)
+
+        usual = PRIOR / len(train.labels)
+        walked(L2, min(L2, key=lambda l2: abs(np.log(l2 / usual))), worth)
         l2, dropout = min(tried, key=lambda key: tried[key])
         self.settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
 
@@ -161,6 +170,17 @@ class Deep:
             hidden=settings.hidden,
             dropout=settings.dropout,
         )
+
+
+def walked(ladder: Sequence[float], start: float, worth: Callable[[float], float]) -> float:
+    """The rung where `worth` is least, going down and up from `start` while it gets less."""
+    worth, place = cache(worth), ladder.index(start)
+    best = worth(start)
+    for step in (-1, 1):
+        while 0 <= place + step < len(ladder) and worth(ladder[place + step]) < best:
+            place += step
+            best = worth(ladder[place])
+    return ladder[place]
 
 
 def onehot(encoding: Encoding, rows: Rows) -> sparse.csr_matrix:
@@ -250,17 +270,19 @@ def logistic(
     begin = time.perf_counter()
     encoding = Encoding.fit(train.raw, sizes, [])
     matrices = [onehot(encoding, part) for part in (train, valid)]
-    worth = {}
-    for c in STRENGTHS:
+    said = dict[float, Floats]()
+
+    def worth(c: float) -> float:
         peer = LogisticRegression(C=c, max_iter=1000).fit(matrices[0], train.labels)
-        p = sigmoid(peer.decision_function(matrices[1]))
-        worth[c] = log_loss(valid.labels, p), p
-    c = min(worth, key=lambda c: worth[c][0])
+        said[c] = sigmoid(peer.decision_function(matrices[1])).astype(np.float32)
+        return log_loss(valid.labels, said[c])
+
+    c = walked(STRENGTHS, 0.03, worth)
     encoding = Encoding.fit(every.raw, sizes, [])
     peer = LogisticRegression(C=c, max_iter=1000).fit(onehot(encoding, every), every.labels)
     p = sigmoid(peer.decision_function(onehot(encoding, test)))
     took = time.perf_counter() - begin
-    return row(f"{name}, C {c:g}", (valid.labels, worth[c][1]), (test.labels, p), took)
+    return row(f"{name}, C {c:g}", (valid.labels, said[c]), (test.labels, p), took)
 
 
 def main(

@@ -67,6 +67,21 @@ def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknow
     assert rows[-1]["test AUC"] > 0.72
 
 
+def test_strengths_are_tried_for_as_long_as_they_get_better():
+    ladder, asked = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0), []
+
+    def worth(rung, best):
+        asked.append(rung)
+        return abs(rung - best)
+
+    for best, tried in ((4, {3, 2, 4, 5}), (1.2, {3, 2, 1, 4}), (9, {3, 2, 4, 5, 6})):
+        asked.clear()
+        found = ctr.walked(ladder, 3.0, lambda rung, best=best: worth(rung, best))
+        assert found == min(ladder, key=lambda rung: abs(rung - best))
+        assert len(asked) == len(set(asked))
+        assert set(asked) <= tried
+
+
 def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
     lists = [[0, 1, 2, 3], [4, 5], [6, 7, 8]]
     every = Sequences(np.concatenate(lists).astype(np.int64), np.array([0, 4, 6, 9]))
