@@ -13,9 +13,8 @@ from scipy.optimize import minimize
 
 from funnel.types import Array
 
-STEEP = (
-    50.0  # a coefficient's bound, by its column's standard deviation: some choices have no noise
-)
+# A coefficient's bound, times its column's standard deviation: some choices have no noise.
+STEEP = 50.0
 
 
 def likeliest(columns: Array, labels: Array, sizes: Array, weights: Array) -> NDArray[np.float64]:
