@@ -50,3 +50,17 @@ def likeliest(columns: Array, labels: Array, sizes: Array, weights: Array) -> ND
     begin = np.where(spread > 0, 0.5, 0.0)
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
     return np.asarray(found / np.where(spread > 0, spread, 1.0), np.float64)
+
+
+def log_likelihood(scores: Array, labels: Array, sizes: Array) -> NDArray[np.float64]:
+    """(R,) of what was wanted in each request, by the softmax of its candidates' `scores` (N,), at
+    least one a request; 0 where there is no gain."""
+    first = np.cumsum(sizes) - sizes
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    z = np.asarray(scores, np.float64)
+    z = z - np.maximum.reduceat(z, first)[owner]
+    gains = np.exp2(np.asarray(labels, np.float64)) - 1
+    totals = np.add.reduceat(gains, first)
+    said = np.add.reduceat(gains * z, first) / np.where(totals > 0, totals, 1.0)
+    found: NDArray[np.float64] = said - np.log(np.add.reduceat(np.exp(z), first)) * (totals > 0)
+    return found

@@ -159,12 +159,14 @@ def compared(judged: Judged, values: Mapping[str, Array]) -> dict[str, Any]:
     one before it, with a 95 % interval over requests."""
     weighed = {name: value * judged.weights for name, value in values.items()}
     last, before = list(weighed.values())[-1], list(weighed.values())[-2]
-    low, high = bootstrap_interval(last - before)
     return {
         "nDCG@10": {name: round(float(value.mean()), 4) for name, value in weighed.items()},
-        "gain": {
-            "mean": round(float((last - before).mean()), 4),
-            "low": round(low, 4),
-            "high": round(high, 4),
-        },
+        "gain": interval(last - before),
     }
+
+
+def interval(values: Array) -> dict[str, float]:
+    """The mean of requests' values, with its 95 % interval."""
+    low, high = bootstrap_interval(values)
+    named = {"mean": float(values.mean()), "low": low, "high": high}
+    return {name: round(value, 4) for name, value in named.items()}

@@ -3,8 +3,10 @@ Trains rank: DeepFM, DIN or a transformer (`rank.network`) over the fields of th
 model a scene.
 
 It learns from what reaches it: of every request's candidates the best by prerank, and the positive
-ones. The latest requests validate, the same as prerank's; a model that does not beat prerank's
-order there is published switched off. Writes rank/<scene>/{model.safetensors,meta.json}.
+ones. The latest requests validate, the same as prerank's; a model is published switched off where
+prerank's score together with it does not make what was wanted there likelier than alone, beyond a
+95 % interval (where prerank is off: where its order is not better than recall's). Writes
+rank/<scene>/{model.safetensors,meta.json}.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from funnel.types import Array, Floats, Rows
 from jobs.command import command
 from jobs.distilled import Lesson, teach, teacher
 from jobs.fresh import fresh, removed
-from jobs.judged import Judged, Parted, compared, lacking, scenes, streamed
+from jobs.judged import Judged, Parted, compared, interval, lacking, scenes, streamed
 from jobs.judged import weighed as weighed_requests
 from jobs.train_prerank import matrix, told
 from jobs.work import Work
@@ -43,7 +45,7 @@ from rank.scorer import Network, Reader, positive, save
 from rank.stored import Writer, opened
 from rank.train import Epoch, Fitted, Table, fit
 from rank.train import predict as logits_of
-from rank.value import Blend, Head, Platt, beside, crossed, nested, probabilities
+from rank.value import Blend, Head, Platt, beside, crossed, likelier, nested, probabilities
 from rank.warm import carried
 from rank.workers import train_stored
 
@@ -245,17 +247,20 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     before = {"recall": judged.ndcg(judged.column("recall")), "prerank": judged.ndcg(late.before)}
     blend = Blend(weight, usual)
     targets, calibrated = calibrate(targets, every, valid.labels)
+    each = logits, near.before, valid.labels, near.judged.sizes, judged.weights
     metrics = {
         "requests": {"train": len(parted.train), "valid": len(judged.sizes)},
         "network": config.rank.network,
         **({"warm": round(warm, 4)} if config.rank.warm else {}),
         "epochs": fitted.best + 1,
         **compared(judged, {**before, "rank": honest}),
+        **({"likelier": interval(likelier(*each) * judged.weights)} if scored else {}),
         "network alone": round(float(np.mean(judged.ndcg(order(0.0)) * judged.weights)), 4),
         **judged.order(order(weight)),
         "heads": calibrated,
     }
-    on = metrics["gain"]["mean"] > 0
+    # nDCG of few requests sways too much to tell, and recall's scores are no one's likelihood.
+    on = metrics["likelier"]["low"] > 0 if scored else metrics["gain"]["mean"] > 0
     write_order(work, scene, order(weight) if on else late.before)
     told_heads = [asdict(head) for head in targets]
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
@@ -268,9 +273,8 @@ def chosen(logits: Array, near: Part, of: Array) -> float:
     the requests `of` (R,) them."""
     judged = near.judged
     own = of[judged.owners]
-    return beside(
-        logits[own], near.before[own], judged.labels[own], judged.sizes[of], judged.weights[of]
-    )
+    each = logits[own], near.before[own], judged.labels[own]
+    return beside(*each, judged.sizes[of], judged.weights[of])
 
 
 def write_order(work: Work, scene: str, scores: Array) -> None:

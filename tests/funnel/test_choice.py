@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from funnel.choice import STEEP, likeliest
+from funnel.choice import STEEP, likeliest, log_likelihood
 
 
 def likely(at, columns, labels, sizes, weights):
@@ -77,3 +77,14 @@ def test_choices_without_noise_are_bounded_and_no_choice_is_none():
     assert likeliest(columns, np.zeros(4), sizes, weights).tolist() == [0]
     assert likeliest(columns, np.ones(4), sizes, 0 * weights).tolist() == [0]
     assert likeliest(columns[:0], np.zeros(0), np.zeros(0, int), np.zeros(0)).tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_likelihood_of_each_request_is_the_formula_written_for_it(seed):
+    columns, labels, sizes, _ = world(seed)
+    sizes = sizes[sizes > 0]
+    at = np.array([1.0, 0.3, -0.2])
+    found = log_likelihood(columns @ at, labels, sizes)
+    one = [np.arange(len(sizes)) == k for k in range(len(sizes))]
+    assert found == pytest.approx([likely(at, columns, labels, sizes, own) for own in one])
+    assert log_likelihood(1e4 + columns @ at, labels, sizes) == pytest.approx(found)

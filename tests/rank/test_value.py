@@ -4,10 +4,22 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from funnel.choice import likeliest, log_likelihood
 from funnel.log import Logged
 from funnel.types import Candidates, Query
 from jobs.judged import Judged
-from rank.value import LOGIT, MOST, WEIGHTS, Blend, Platt, beside, crossed, sigmoid, weighed
+from rank.value import (
+    LOGIT,
+    MOST,
+    WEIGHTS,
+    Blend,
+    Platt,
+    beside,
+    crossed,
+    likelier,
+    sigmoid,
+    weighed,
+)
 
 DRAW = np.random.default_rng(4)
 
@@ -66,6 +78,25 @@ def test_prerank_weighs_as_much_as_makes_what_was_wanted_likeliest():
     assert beside(logits, -before, labels, sizes, counts) == 0
     assert beside(-logits, before, labels, sizes, counts) == MOST
     assert beside(logits, before, 0 * labels, sizes, counts) == MOST
+
+
+def test_a_network_that_knows_more_is_likelier_and_one_of_noise_is_not():
+    sizes, counts = np.full(300, 10), np.ones(300)
+    logits, before, noise = DRAW.normal(size=(3, 3000))
+    wish = (logits + before + DRAW.gumbel(size=3000)).reshape(300, 10)
+    labels = (wish == wish.max(1, keepdims=True)).ravel().astype(np.float32)
+    more = likelier(logits, before, labels, sizes, counts)
+    assert more.mean() > 3 * more.std() / np.sqrt(300)
+    none = likelier(noise, before, labels, sizes, counts)
+    assert none.mean() < 2 * none.std() / np.sqrt(300)
+    # By hand: the first half's requests, with what fits the second.
+    odd = np.repeat(np.arange(300) % 2 == 1, 10)
+    half = np.full(150, 10)
+    x = np.stack([before, logits], 1)
+    both = x @ likeliest(x[odd], labels[odd], half, np.ones(150))
+    alone = before * likeliest(before[odd, None], labels[odd], half, np.ones(150))
+    expected = log_likelihood(both, labels, sizes) - log_likelihood(alone, labels, sizes)
+    assert more[::2] == pytest.approx(expected[::2])
 
 
 def test_the_half_that_chooses_is_not_judged():
