@@ -4,8 +4,8 @@ model a scene.
 
 It learns from what reaches it: of every request's candidates the best by prerank, and the positive
 ones. The latest requests validate, the same as prerank's; a model is published switched off where
-prerank's score together with it does not make what was wanted there likelier than alone, beyond a
-95 % interval (where prerank is off: where its order is not better than recall's). Writes
+prerank's score together with it does not make what was wanted there likelier than alone (where
+prerank is off: where its order is not better than recall's). Writes
 rank/<scene>/{model.safetensors,meta.json}.
 """
 
@@ -260,7 +260,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         "heads": calibrated,
     }
     # nDCG of few requests sways too much to tell, and recall's scores are no one's likelihood.
-    on = metrics["likelier"]["low"] > 0 if scored else metrics["gain"]["mean"] > 0
+    on = metrics["likelier" if scored else "gain"]["mean"] > 0
     write_order(work, scene, order(weight) if on else late.before)
     told_heads = [asdict(head) for head in targets]
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}

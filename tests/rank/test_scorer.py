@@ -197,7 +197,7 @@ def test_the_job_judges_every_stage_on_the_same_requests(work):
     figures = meta["metrics"]["nDCG@10"]
     assert list(figures) == ["recall", "prerank", "rank"]
     assert figures["rank"] > figures["recall"] + 0.1
-    assert meta["on"] == (meta["metrics"]["likelier"]["low"] > 0)
+    assert meta["on"] == (meta["metrics"]["likelier"]["mean"] > 0)
     assert meta["metrics"]["heads"]["click"]["ECE"] < 0.1
     before = json.loads((work.draft / "prerank/home/meta.json").read_text())["metrics"]["nDCG@10"]
     assert figures["prerank"] == before["prerank"]
