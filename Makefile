@@ -18,7 +18,7 @@ demo: setup          ## simulate, build, serve, ask; SIZE=small, DATA=dir, CONFI
 	@$(java) $(bin)/funnel demo $(if $(SIZE),--size "$(SIZE)") $(if $(DATA),--data "$(DATA)") $(if $(CONFIG),--config "$(CONFIG)")
 
 test: setup          ## run the tests in two processes; ARGS="-k words" picks some
-	@$(java) $(bin)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(java) $(bin)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: setup          ## check format and style
 	@$(bin)/ruff format --check .
