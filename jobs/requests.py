@@ -185,12 +185,14 @@ def from_events(
             np.asarray(request["history_actions"], np.int8),
             np.asarray(request["history_times"], np.int64),
         )
-        became = outcome(request["after"], request["alone"])
         known = user_names(config) if config.features.users else ()
         counts = {name: np.asarray(request[name], np.float32) for name in known}
         scene = config.scenes[request["scene"]]
         excluded = excluded_rows(history, scene, config.all_actions)
-        wanted = [row for row, (label, _) in became.items() if label > 0]
+        # What the scene excludes is no candidate, wanted again or not: let in because it was
+        # wanted, it would be known by what the user had done with it.
+        became = outcome(request["after"], request["alone"])
+        became = {row: one for row, one in became.items() if row not in excluded}
         query = Query(
             request_id=request["request"],
             scene=request["scene"],
@@ -200,7 +202,7 @@ def from_events(
             limit=scene.limit,
             history=history,
             user=user_columns(request["user_id"], generation, config) | counts,
-            excluded=np.setdiff1d(excluded, wanted).astype(np.int32),
+            excluded=excluded,
             generation=generation.id,
         )
         yield query, became
