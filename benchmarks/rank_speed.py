@@ -296,7 +296,7 @@ def learned(shape: Shape, model: Any, rows: int, past: int, mean: int, padded: b
     spent = []
     for requests in data.batches(1024, torch.Generator().manual_seed(1)):
         begin = time.perf_counter()
-        batch, wanted = data.take(requests)
+        batch, wanted, _ = data.take(requests)
         value = loss(model(batch), wanted, batch.owner, data.weights[requests])
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(value)

@@ -17,11 +17,14 @@ from funnel.types import Array
 STEEP = 50.0
 
 
-def likeliest(columns: Array, labels: Array, sizes: Array, weights: Array) -> NDArray[np.float64]:
+def likeliest(
+    columns: Array, labels: Array, sizes: Array, weights: Array, stands_for: Array | None = None
+) -> NDArray[np.float64]:
     """(C,) coefficients >= 0 of the sum of `columns` (N, C), all finite, that make what was wanted
     likeliest: the softmax over each request's candidates, `sizes` (R,) of them beside each other,
     against their shares of the gains 2^label - 1. `weights` (R,) says how much requests count;
-    those without a gain say nothing. A column that never varies gets 0, and so do all where there
+    those without a gain say nothing. Where candidates are a sample of all there were, each is as
+    many as it `stands_for` (N,). A column that never varies gets 0, and so do all where there
     is nothing to learn from."""
     x = np.asarray(columns, np.float64)
     spread = x.std(axis=0) if len(x) else np.zeros(x.shape[1])
@@ -35,11 +38,12 @@ def likeliest(columns: Array, labels: Array, sizes: Array, weights: Array) -> ND
     if not counts.sum() > 0 or not spread.any():
         return np.zeros(x.shape[1])
     counts /= counts.sum()
+    offset = 0.0 if stands_for is None else np.log(stands_for)
     share = gains / np.maximum(totals, 1e-12)[owner] * counts[owner]
     x = x / np.where(spread > 0, spread, 1.0)
 
     def loss(at: Array) -> tuple[float, Array]:
-        z = x @ at
+        z = x @ at + offset
         z -= np.maximum.reduceat(z, first)[owner]
         odds = np.exp(z)
         sums = np.add.reduceat(odds, first)

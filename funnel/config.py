@@ -97,9 +97,11 @@ class Build(Section):
     )
     valid_share: Share = Field(0.2, description="share of the samples used for validation")
     requests: Positive = Field(2500, description="training requests sampled for a scene")
-    negatives: Positive = Field(50, description="recalled candidates kept for a training request")
+    negatives: Positive = Field(
+        150, description="recalled candidates kept for a request that is learned from"
+    )
     negative_kinds: dict[Negative, Annotated[float, Field(ge=0.0)]] = Field(
-        {"even": 1.0},
+        {"even": 1.0, "hard": 2.0},
         description="shares of the negatives: drawn evenly, by popularity, or hard: from the top",
     )
     from_log: str = Field(

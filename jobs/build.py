@@ -231,7 +231,10 @@ STEPS = (
         "samples",
         after=("requests", "fusion"),
         sections=("data", "features", "scenes", "build"),
-        code=("jobs/candidates.py", "jobs/counters_at.py", "jobs/logged.py", "recall"),
+        code=(
+            *("jobs/candidates.py", "jobs/counters_at.py", "jobs/judged.py", "jobs/logged.py"),
+            "recall",
+        ),
         makes=("samples",),
         needs="training requests",
     ),

@@ -1,11 +1,13 @@
 """
-Recall over training requests, on Spark's workers: what serving would have scored, thinned out.
+Recall over training requests, on Spark's workers: what serving would have scored, thinned out where
+it is to be learned from, whole where it validates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from funnel.catalogue import id_hash
 from funnel.generation import Generation
 from funnel.stage import Stage
 from funnel.types import Array, Candidates, Floats, Rows
+from jobs.judged import CHANCE
 from jobs.requests import Outcome, read_back
 
+TOGETHER = 100  # requests of a batch that goes back to Spark
 HEAD = (
     ("request_id", pa.string()),
     ("scene", pa.string()),
@@ -26,6 +30,7 @@ HEAD = (
     ("score", pa.float32()),
     ("label", pa.float32()),
     ("position", pa.int32()),
+    (CHANCE, pa.float32()),  # that the candidate had to be kept
 )
 
 
@@ -35,15 +40,18 @@ class Recalled:
 
     `draft` is the generation whose recall is asked; `columns` the evidence that is kept. Of the
     candidates all with a known outcome are kept, those that were shown and not wanted among them,
-    and `negatives` others, evenly drawn where `kinds` does not say otherwise: more of the best ones
-    make a high score look like a bad sign.
+    and `negatives` others, evenly drawn where `kinds` does not say otherwise. Each says what chance
+    it had: learned from as they are, more of the best ones would make a high score a bad sign. Only
+    the requests `used` are asked, and those of them that are `whole` keep all.
     """
 
     draft: str
     columns: tuple[str, ...]
     negatives: int
     seed: int
-    kinds: Mapping[str, float] = field(default_factory=dict)
+    kinds: Mapping[str, float]
+    used: frozenset[str]
+    whole: frozenset[str]
 
     @property
     def schema(self) -> pa.Schema:
@@ -54,8 +62,9 @@ class Recalled:
         for batch in batches:
             if not stages:
                 stages = self.stages()
-            parts = [self.batch(request, stages) for request in batch.to_pylist()]
-            yield from pa.concat_tables(parts).combine_chunks().to_batches()
+            asked = (one for one in batch.to_pylist() if one["request_id"] in self.used)
+            while parts := [self.batch(request, stages) for request in islice(asked, TOGETHER)]:
+                yield from pa.concat_tables(parts).combine_chunks().to_batches()
 
     def stages(self) -> dict[str, Stage]:
         from recall import Parts, build
@@ -83,9 +92,11 @@ class Recalled:
         query, became = read_back(request)
         found = stages[query.scene].run(query, Candidates.empty())
         labels, positions, known = outcome(found.rows, became)
-        draw = np.random.default_rng([self.seed, id_hash(query.request_id)])
-        weights = self._popular(found.rows) if self.kinds.get("popular") else None
-        index = thinned(known, self.negatives, draw, self.kinds, weights)
+        index, chances = np.arange(len(found)), np.ones(len(found), np.float32)
+        if query.request_id not in self.whole:
+            draw = np.random.default_rng([self.seed, id_hash(query.request_id)])
+            weights = self._popular(found.rows) if self.kinds.get("popular") else None
+            index, chances = thinned(known, self.negatives, draw, self.kinds, weights)
         found, n = found.take(index), len(index)
         none = np.full(n, np.nan, np.float32)
         columns = {
@@ -96,6 +107,7 @@ class Recalled:
             "score": found.scores,
             "label": labels[index],
             "position": positions[index],
+            CHANCE: chances,
         }
         evidence = {name: found.columns.get(name, none) for name in self.columns}
         return pa.table({**columns, **evidence}, schema=self.schema)
@@ -115,26 +127,35 @@ def thinned(
     draw: np.random.Generator,
     kinds: Mapping[str, float] | None = None,
     popular: Array | None = None,
-) -> Array:
-    """Places of what is known and of at most `most` others, in order.
+) -> tuple[Array, Floats]:
+    """Places of what is known and of at most `most` others, in order, and the chance that each had
+    to be among them.
 
     The others are shared out by `kinds`: `hard` ones come from the first tenth of what recall
     returned, `popular` ones with chances like the numbers `popular` (n,), the rest evenly. None is
     drawn twice.
     """
     sizes = shares(kinds or {}, most)
+    missed = np.where(known, 0.0, 1.0)  # chances not to be drawn
     free = np.flatnonzero(~known)
     top = free[: max(len(free) // 10, sizes["hard"])]
     hard = draw.permutation(top)[: sizes["hard"]] if sizes["hard"] else top[:0]
-    free = np.setdiff1d(free, hard)
+    missed[top] *= 1 - len(hard) / max(len(top), 1)
+    left = np.setdiff1d(free, hard)
     liked = free[:0]
     if sizes["popular"] and popular is not None:
-        # The largest keys log(u)/w are a weighted draw (Efraimidis, Spirakis 2006).
-        keys = np.log(draw.random(len(free))) / np.maximum(popular[free], 1e-9)
-        liked = free[np.argsort(-keys, kind="stable")[: sizes["popular"]]]
-        free = np.setdiff1d(free, liked)
-    even = draw.permutation(free)[: sizes["even"]]
-    return np.sort(np.concatenate([np.flatnonzero(known), hard, liked, even]))
+        # The largest keys log(u)/w are a weighted draw (Efraimidis, Spirakis 2006). Given the first
+        # key that is not among them, each chance is that of a key above it (Cohen, Kaplan 2007).
+        weights = np.maximum(popular, 1e-9)
+        keys = np.log(draw.random(len(left))) / weights[left]
+        order = np.argsort(-keys, kind="stable")
+        liked, out = left[order[: sizes["popular"]]], keys[order[sizes["popular"] :]]
+        missed[free] *= np.exp(out[0] * weights[free]) if len(out) else 0.0
+        left = np.setdiff1d(left, liked)
+    even = draw.permutation(left)[: sizes["even"]]
+    missed[free] *= 1 - len(even) / max(len(left), 1)
+    index = np.sort(np.concatenate([np.flatnonzero(known), hard, liked, even]))
+    return index, (1 - missed[index]).astype(np.float32)
 
 
 def shares(kinds: Mapping[str, float], most: int) -> dict[str, int]:

@@ -7,11 +7,12 @@ N candidates of R requests
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Container, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
@@ -25,7 +26,9 @@ from jobs.work import Work
 
 ENOUGH = 50  # requests; a model of fewer would be noise
 AT = 10
-MOST_VALID = 20_000  # requests that a network is validated on
+CHANCE = "chance"  # the column of what chance a candidate had to be kept (jobs/candidates.py)
+MOST_VALID = 2_000_000  # candidates that validate, for they are held in memory
+FEW_VALID = 50  # requests that validate at least, where there are so many
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +56,12 @@ class Judged:
     def positions(self) -> NDArray[np.int32]:
         """(N,) where each candidate was shown, from 1; 0 where it was not."""
         return np.concatenate([logged.positions for logged in self.requests])
+
+    @property
+    def stands_for(self) -> Floats:
+        """(N,) how many of recall's candidates each stands for: one over its chance to be kept."""
+        chances = self.column(CHANCE)
+        return np.where(chances > 0, 1 / np.where(chances > 0, chances, 1), 1).astype(np.float32)
 
     @property
     def weights(self) -> Floats:
@@ -102,8 +111,8 @@ def scenes(work: Work) -> list[str]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parted:
-    """The ids of the scene's requests with a positive candidate: to train on, and the latest
-    `build.valid_share` to validate on, of very many `MOST_VALID`. Told without reading them.
+    """The ids of a scene's requests: to train on, and the latest `build.valid_share` to validate
+    on, of very many as many as have `MOST_VALID` candidates.
 
     Graded queries have no time of their own: those of the validation split, or where there is none
     as large a share of them, by the hash of their ids.
@@ -114,13 +123,12 @@ class Parted:
     graded: float  # of those to train on
 
     @staticmethod
-    def of(work: Work, scene: str) -> Parted:
-        path, share = work.samples / scene, work.config.build.valid_share
-        labels = ds.dataset(path / "candidates")
-        found = labels.to_table(columns=["request_id"], filter=ds.field("label") > 0)
-        useful = pc.unique(found.column("request_id"))
-        asked = ds.dataset(path / "requests").to_table(columns=["request_id", "user_id", "at"])
-        asked = asked.filter(pc.is_in(asked.column("request_id"), useful))
+    def among(
+        work: Work, scene: str, asked: pa.Table, useful: Container[str] | None = None
+    ) -> Parted:
+        """Of the requests that were `asked` (request_id, user_id, at), those that are `useful`.
+        Which of them validate hangs on all that were asked, for samples are thinned by it."""
+        share, keep = work.config.build.valid_share, work.config.scene(scene).recall.keep
         asked = asked.sort_by([("at", "ascending"), ("request_id", "ascending")])
         rows = asked.select(["request_id", "user_id"]).to_pylist()
         timed = [row["request_id"] for row in rows if row["user_id"]]
@@ -128,12 +136,24 @@ class Parted:
         cut = round(len(timed) * (1 - share))
         drawn = (name for name in graded if id_hash(name) / 2**64 < share)
         held = validating(work).intersection(graded) or frozenset(drawn)
-        valid = [*(name for name in graded if name in held), *timed[cut:]]
-        train = [*(name for name in graded if name not in held), *timed[:cut]]
-        kinds = (len(graded) - len(held)) / max(len(train), 1)
-        if len(valid) > MOST_VALID:
-            valid = sorted(valid, key=id_hash)[:MOST_VALID]
-        return Parted(frozenset(train), frozenset(valid), kinds)
+        valid = sorted([*held, *timed[cut:]], key=id_hash)[: max(MOST_VALID // keep, FEW_VALID)]
+        learned, early = [name for name in graded if name not in held], timed[:cut]
+        if useful is not None:
+            learned, early, valid = (
+                [name for name in names if name in useful] for names in (learned, early, valid)
+            )
+        kinds = len(learned) / max(len(learned) + len(early), 1)
+        return Parted(frozenset([*learned, *early]), frozenset(valid), kinds)
+
+    @staticmethod
+    def of(work: Work, scene: str) -> Parted:
+        """Of a scene's samples, those with a positive candidate. Told without reading them."""
+        path = work.samples / scene
+        labels = ds.dataset(path / "candidates")
+        found = labels.to_table(columns=["request_id"], filter=ds.field("label") > 0)
+        useful = frozenset(pc.unique(found.column("request_id")).to_pylist())
+        asked = ds.dataset(path / "requests").to_table(columns=["request_id", "user_id", "at"])
+        return Parted.among(work, scene, asked, useful)
 
 
 def streamed(work: Work, scene: str, parted: Parted) -> Iterator[tuple[list[Logged], list[Logged]]]:

@@ -3,7 +3,9 @@ Training requests, point in time: what was asked, what the user had done before,
 did then.
 
 Events with one request id are a request; without ids, what a user looked at after typing a query in
-a session. In scenes that have neither, each positive event is a request by itself.
+a session. In scenes that have neither, each positive event is a request by itself. What a query
+was typed for is told by its own request and visit; a page that nobody typed for by what the user
+wanted next, there or elsewhere, as in `funnel evaluate`.
 Requests lie in [past, until). Graded queries of the training and the validation split join the
 searches, without a user, as of `past`.
 
@@ -44,7 +46,8 @@ from jobs.work import Work
 
 HOUR_MS = 3_600_000  # what a user does within it belongs to a request
 VISIT_MS = HOUR_MS // 2  # conversions in the same session count for what was shown this long before
-NEXT = 10  # of a user's positive actions, where each is a request by itself
+NEXT = 10  # items that a user wants next, where nothing was typed
+AHEAD = 100  # positive events that they are looked for among
 OUTCOME = (  # lists of one length, beside each request
     ("rows", pa.list_(pa.int32())),  # items that the user saw, or that were judged
     ("labels", pa.list_(pa.float32())),
@@ -105,8 +108,9 @@ def surrounded(requests: DataFrame, events: DataFrame, config: Config, before: i
     """Requests with what their users did before and after.
 
     history_rows, history_actions, history_times: the newest `features.history` actions strictly
-    before `at`, oldest first. `after`: the request's own events and the user's positive ones within
-    an hour, all before the cut, as (timestamp, row, weight, position, own, visit).
+    before `at`, oldest first. `after`: the request's own events within an hour and, all before the
+    cut, the user's positive ones, within that hour too where a query was typed, else the next
+    `AHEAD`, as (timestamp, row, weight, position, own, visit).
     """
     event = events.select(
         "user_id",
@@ -118,16 +122,22 @@ def surrounded(requests: DataFrame, events: DataFrame, config: Config, before: i
     own = F.coalesce(F.col("of") == F.col("request"), F.lit(False))
     time, at = F.col("timestamp"), F.col("at")
     earlier = (time < at) & (F.col("action") != impression)
-    later = time.between(at, F.least(at + HOUR_MS, F.lit(before - 1)))
-    both = event.join(F.broadcast(requests), "user_id").where(
-        earlier | (later & (own | (F.col("weight") > 0)))
-    )
+    soon = time <= at + HOUR_MS
+    wanted = (F.col("weight") > 0) & (soon | (F.col("text") == ""))
+    later = time.between(at, F.lit(before - 1)) & ((own & soon) | wanted)
+    both = event.join(F.broadcast(requests), "user_id").where(earlier | later)
     key = [F.col(f"`{name}`") for name in requests.columns]
-    newest = Window.partitionBy("scene", "request").orderBy(
-        *(F.desc_nulls_last(name) for name in NEWEST)
+    line = Window.partitionBy("scene", "request")
+    newest = line.orderBy(*(F.desc_nulls_last(name) for name in NEWEST))
+    oldest = line.orderBy(*(F.asc_nulls_first(name) for name in NEWEST))
+    both = both.withColumns(
+        {
+            "place": F.count(F.when(time < at, 1)).over(newest),
+            "ahead": F.count(F.when((time >= at) & ~own, 1)).over(oldest),
+        }
     )
-    both = both.withColumn("place", F.count(F.when(time < at, 1)).over(newest))
-    both = both.where((time >= at) | (F.col("place") <= config.features.history))
+    near = (time >= at) & (own | (F.col("ahead") <= AHEAD))
+    both = both.where(near | ((time < at) & (F.col("place") <= config.features.history)))
     visit = F.coalesce(F.col("session") == F.col("session_id"), F.lit(False))
     entry = F.struct(
         *("timestamp", "row", "weight", "position"),
@@ -153,24 +163,26 @@ def _sorted(entry: Column) -> Column:
     return F.sort_array(F.collect_list(entry))
 
 
-def outcome(after: Sequence[Mapping[str, Any]], alone: bool) -> Outcome:
+def outcome(after: Sequence[Mapping[str, Any]], typed: bool) -> Outcome:
     """What became of a request, from the events that followed it in order of time.
 
-    The label of an item is the highest weight that an action on it has, in the request itself or
-    later in the visit. A request that is one event by itself takes the user's next ones too.
+    The label of an item is the highest weight that an action on it has, in the request itself. To
+    that come, where a query was `typed`, actions later in the visit on what the request had shown;
+    elsewhere any later ones, until `NEXT` items are wanted.
     """
     found: dict[int, tuple[float, int]] = {}
     shown = {event["row"] for event in after if event["own"]}
     for event in after:
         row, weight, position = event["row"], event["weight"], 0
-        if alone:
-            if weight <= 0 or (row not in found and len(found) == NEXT):
+        label, place = found.get(row, (0.0, 0))
+        if not event["own"]:
+            if typed and not (event["visit"] and row in shown):
                 continue
-        elif not event["own"] and not (event["visit"] and row in shown):
-            continue
+            wanted = sum(at > 0 for at, _ in found.values())
+            if not typed and (weight <= 0 or (not label and wanted >= NEXT)):
+                continue
         if event["own"] and weight <= 0:  # an impression
             position = event["position"] or 1 + sum(at > 0 for _, at in found.values())
-        label, place = found.get(row, (0.0, 0))
         found[row] = (max(label, weight), place or position)
     return found
 
@@ -191,7 +203,7 @@ def from_events(
         excluded = excluded_rows(history, scene, config.all_actions)
         # What the scene excludes is no candidate, wanted again or not: let in because it was
         # wanted, it would be known by what the user had done with it.
-        became = outcome(request["after"], request["alone"])
+        became = outcome(request["after"], bool(request["text"]))
         became = {row: one for row, one in became.items() if row not in excluded}
         query = Query(
             request_id=request["request"],

@@ -3,8 +3,10 @@ What prerank and rank learn from: training requests with the candidates that rec
 
 The generation that is asked knows what came before `past`, the history and the live counters of a
 request what came before it, so a sample sees nothing of its future. Only candidates that recall
-returned are there, as in serving; how many of the positive ones it returned is a metric. With
-`build.from_log` (`--from-log DIR`) the samples are what a log says was scored (jobs/logged.py).
+returned are there, as in serving; how many of the positive ones it returned is a metric. Requests
+to learn from are thinned out, those that validate are whole, so that what is decided by them holds
+for what serving scores. With `build.from_log` (`--from-log DIR`) the samples are what a log says
+was scored (jobs/logged.py).
 
 Writes samples/<scene>/{requests,candidates}/, in the form of the request log.
 """
@@ -16,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -29,13 +32,15 @@ from jobs.candidates import Recalled, evidence
 from jobs.command import command
 from jobs.counters_at import counters_at, pairs_at
 from jobs.fresh import fresh, removed
+from jobs.judged import CHANCE, Parted
 from jobs.spark import map_batches
 from jobs.tables import literal
 from jobs.work import Work
 
 
-def recalled(work: Work, path: Path) -> DataFrame:
-    """The candidates of the requests in `path`, one row each, from Spark's workers."""
+def recalled(work: Work, path: Path, used: frozenset[str], whole: frozenset[str]) -> DataFrame:
+    """The candidates of the requests in `path` that are `used`, one row each, from Spark's workers;
+    all those of the requests `whole`."""
     config = work.config
     channels = {name for scene in config.scenes.values() for name in scene.recall.channels}
     recall = Recalled(
@@ -44,6 +49,8 @@ def recalled(work: Work, path: Path) -> DataFrame:
         config.build.negatives,
         config.build.seed,
         {str(kind): share for kind, share in config.build.negative_kinds.items()},
+        used,
+        whole,
     )
     spark = work.spark
     parts = spark.sparkContext.defaultParallelism
@@ -60,8 +67,15 @@ def run(work: Work) -> dict[str, Any]:
     asked = requests.table(work)
     if not len(asked):
         return {}
-    work.progress(f"samples: recall for {len(asked)} requests")
-    frame = recalled(work, requests.path(work))
+    parted = {
+        name: Parted.among(work, name, own)
+        for name in config.scenes
+        if len(own := asked.filter(pc.equal(asked.column("scene"), name)))
+    }
+    whole = frozenset[str]().union(*(one.valid for one in parted.values()))
+    used = whole.union(*(one.train for one in parted.values()))
+    work.progress(f"samples: recall for {len(used)} requests")
+    frame = recalled(work, requests.path(work), used, whole)
     if work.has("events"):
         middle = (work.past + work.until) // 2
         before = events.read(work).where(F.col("timestamp") < work.until)
@@ -70,26 +84,33 @@ def run(work: Work) -> dict[str, Any]:
             said = work.spark.read.parquet(literal(requests.path(work)))
             frame = frame.join(said.select("request_id", "text"), "request_id", "left")
             frame = pairs_at(frame, before, config, middle).drop("text")
-    candidates = frame.toArrow()
-    candidates = candidates.sort_by(
-        [("request_id", "ascending"), ("score", "descending"), ("row", "ascending")]
-    )
-    return _split(work, asked, candidates)
+    place = work.tables / "recalled"
+    frame.write.mode("overwrite").parquet(str(place))
+    metrics = _split(work, asked, ds.dataset(place), used)
+    removed(place)
+    return metrics
 
 
-def _split(work: Work, table: pa.Table, candidates: pa.Table) -> dict[str, Any]:
+def _split(
+    work: Work, asked: pa.Table, candidates: ds.Dataset, used: frozenset[str]
+) -> dict[str, Any]:
     """Writes each scene's part, and says how much of what was wanted is there."""
     metrics: dict[str, Any] = {}
     names = [name for name, _ in requests.OUTCOME]
     counters = live_names(work.config)
     for name, scene in work.config.scenes.items():
-        own = table.filter(pc.equal(table.column("scene"), name))
+        own = asked.filter(pc.equal(asked.column("scene"), name))
         if not len(own):
             continue
-        part = candidates.filter(pc.equal(candidates.column("scene"), name))
-        used = set(evidence(list(scene.recall.channels))) | set(counters)
-        used |= {"request_id", "row", "score", "label", "position"}
-        part = part.select([column for column in part.column_names if column in used])
+        columns = {"request_id", "row", "score", "label", "position", CHANCE, *counters}
+        columns |= set(evidence(list(scene.recall.channels)))
+        part = candidates.to_table(
+            [column for column in candidates.schema.names if column in columns],
+            filter=ds.field("scene") == name,
+        )
+        part = part.sort_by(
+            [("request_id", "ascending"), ("score", "descending"), ("row", "ascending")]
+        )
         target = work.samples / name
         pq.write_table(
             part,
@@ -102,10 +123,11 @@ def _split(work: Work, table: pa.Table, candidates: pa.Table) -> dict[str, Any]:
             fresh(target / "requests") / "part-0.parquet",
             compression="zstd",
         )
-        wanted = int(_positive(pc.list_flatten(own.column("labels"))).sum())
+        mine = own.filter(pc.is_in(own.column("request_id"), pa.array(sorted(used), pa.string())))
+        wanted = int(_positive(pc.list_flatten(mine.column("labels"))).sum())
         returned = int(_positive(part.column("label")).sum())
         metrics[name] = {
-            "requests": len(own),
+            "requests": len(mine),
             "candidates": len(part),
             "positives": wanted,
             f"recall@{scene.recall.keep}": round(returned / max(wanted, 1), 4),

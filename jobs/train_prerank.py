@@ -59,11 +59,18 @@ def stored(
                 sizes=judged.sizes,
                 graded=judged.graded,
                 positions=judged.positions,
+                stands_for=judged.stands_for,
             )
     growing.close()
     arrays = grown(path)
     weights = weighed(arrays["graded"], parted.graded)
-    table = Table(arrays["matrix"], arrays["labels"], arrays["sizes"], weights)
+    table = Table(
+        arrays["matrix"],
+        arrays["labels"],
+        arrays["sizes"],
+        weights,
+        stands_for=arrays["stands_for"],
+    )
     return table, arrays["positions"], Judged.of(late)
 
 

@@ -2,10 +2,10 @@
 Trains rank: DeepFM, DIN or a transformer (`rank.network`) over the fields of the samples, one
 model a scene.
 
-It learns from what reaches it: of every request's candidates the best by prerank, and the positive
-ones. The latest requests validate, the same as prerank's; a model is published switched off where
-prerank's score together with it does not make what was wanted there likelier than alone (where
-prerank is off: where its order is not better than recall's). Writes
+It learns from all candidates of the samples, each as many as it stands for. The requests that
+validate prerank validate it, by what reaches rank there: the best `keep` by prerank. A model is
+published switched off where prerank's score together with it does not make what was wanted there
+likelier than alone (where prerank is off: where its order is not better than recall's). Writes
 rank/<scene>/{model.safetensors,meta.json}.
 """
 
@@ -52,7 +52,6 @@ from rank.workers import train_stored
 RARE = 50  # an action with fewer positive candidates in training gets no head
 FIT = 2_000_000  # candidates that the encoding is fitted to, and that are held at most
 ORDERED = "ordered"  # under tables/
-REACH = 40  # a request's best candidates by prerank: what reaches rank, of samples thinned out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,16 +128,18 @@ class Read:
     labels: Floats  # (N,)
     rows: Rows  # (N,)
     graded: Array  # (R,)
+    stands_for: Floats  # (N,)
 
     @staticmethod
-    def of(part: Part, reader: Reader) -> Read:
-        judged = part.judged
+    def of(judged: Judged, reader: Reader) -> Read:
         fields = [reader.fields(one.query, one.candidates) for one in judged.requests]
-        return Read(reader.raw(fields), judged.labels, judged.rows, judged.graded)
+        raw = reader.raw(fields)
+        return Read(raw, judged.labels, judged.rows, judged.graded, judged.stands_for)
 
     def table(self, encoding: Encoding, levels: tuple[float, ...], kinds: float) -> Table:
         weights = weighed_requests(self.graded, kinds)
-        return Table(encoding(self.raw), self.labels, self.rows, weights, levels)
+        inputs = encoding(self.raw)
+        return Table(inputs, self.labels, self.rows, weights, levels, self.stands_for)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,8 +156,7 @@ class Samples:
         """What there is to learn from."""
         for train, _ in streamed(self.work, self.scene, self.parted):
             if train:
-                part = self.before.part(train)
-                yield Read.of(part.take(seen(part)), self.reader)
+                yield Read.of(Judged.of(train), self.reader)
 
     def late(self) -> Part:
         """All that there is to validate on."""
@@ -185,18 +185,37 @@ class Samples:
         return encoding, targets
 
 
-def seen(part: Part) -> Array:
-    """(N,) what rank learns from: what reaches it, and all that is positive."""
-    wanted: Array = (part.places() < REACH) | (part.judged.labels > 0)
-    return wanted
-
-
 def above(scores: Array, reached: Array, places: Array) -> NDArray[np.float64]:
     """(N,) an order: what reached rank by its `scores`, below it the rest at its `places`."""
     found = np.empty(len(reached))
     found[reached] = scores
     found[~reached] = float(scores.min(initial=0.0)) - 1 - places[~reached]
     return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """The requests that validate, all of their candidates, and what of them reaches rank."""
+
+    late: Part
+    places: Array  # (N,) by the order before rank, from 0
+    keep: int  # so many reach rank
+    near: Part
+    table: Table  # `near`, encoded
+
+    @staticmethod
+    def of(
+        late: Part, keep: int, reader: Reader, encoding: Encoding, levels: tuple[float, ...]
+    ) -> Held:
+        places = late.places()
+        near = late.take(places < keep)
+        read = Read.of(near.judged, reader)
+        table = read.table(encoding, levels, float(read.graded.mean()))
+        return Held(late, places, keep, near, table)
+
+    def order(self, scores: Array) -> NDArray[np.float64]:
+        """(N,) what reached rank by its `scores`, below it the rest as before."""
+        return above(scores, self.places < self.keep, self.places)
 
 
 def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
@@ -216,38 +235,36 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     place = work.root / "tables" / f"rank-{scene}"
     encoding, targets = samples.stored(place / "train")
     levels = tuple(head.level for head in targets)
-    late = samples.late()
-    places = late.places()
-    reached = places < REACH
-    near = late.take(reached)
-    shown = Read.of(near, reader)
-    valid = shown.table(encoding, levels, float(shown.graded.mean()))
+    held = partial(
+        Held.of,
+        keep=config.scene(scene).prerank.keep,
+        reader=reader,
+        encoding=encoding,
+        levels=levels,
+    )
+    valid = held(samples.late())
     sizes = shape(encoding, work, len(targets), assembler.width if wide else 0)
     start, warm = warmed(work, scene, sizes, encoding, (generation, reader.assembler))
-    fitted = fitted_to(work, scene, place, valid, sizes, start)
+    fitted = fitted_to(work, scene, place, valid.table, sizes, start)
     removed(place)
-    every = logits_of(fitted.model, valid.inputs)  # (N, T)
+    every = logits_of(fitted.model, valid.table.inputs)  # (N, T)
     if scored and config.prerank.objective == "distilled":
-        late = distilled(work, samples, late, Scores(fitted.model, encoding, reader, every[:, 0]))
-        places = late.places()
-        reached = places < REACH
-        near = late.take(reached)
-        shown = Read.of(near, reader)
-        valid = shown.table(encoding, levels, float(shown.graded.mean()))
-        every = logits_of(fitted.model, valid.inputs)
-    logits = every[:, 0]
+        scores = Scores(fitted.model, encoding, reader, every[:, 0])
+        valid = held(distilled(work, samples, valid, scores))
+        every = logits_of(fitted.model, valid.table.inputs)
+    logits, near, judged = every[:, 0], valid.near, valid.late.judged
     usual = float(near.before.mean()) if scored else 0.0
 
     def order(weight: float) -> Array:
-        return above(Blend(weight, usual).of(logits, near.before), reached, places)
+        return valid.order(Blend(weight, usual).of(logits, near.before))
 
-    judged = late.judged
     choose = partial(chosen, logits, near) if scored else lambda of: 0.0
     weight, honest = crossed(choose, lambda weight: judged.ndcg(order(weight)), len(judged.sizes))
-    before = {"recall": judged.ndcg(judged.column("recall")), "prerank": judged.ndcg(late.before)}
+    stages = {"recall": judged.column("recall"), "prerank": valid.late.before}
+    before = {name: judged.ndcg(scores) for name, scores in stages.items()}
     blend = Blend(weight, usual)
-    targets, calibrated = calibrate(targets, every, valid.labels)
-    each = logits, near.before, valid.labels, near.judged.sizes, judged.weights
+    targets, calibrated = calibrate(targets, every, near.judged.labels)
+    each = logits, near.before, near.judged.labels, near.judged.sizes, judged.weights
     metrics = {
         "requests": {"train": len(parted.train), "valid": len(judged.sizes)},
         "network": config.rank.network,
@@ -261,7 +278,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     }
     # nDCG of few requests sways too much to tell, and recall's scores are no one's likelihood.
     on = metrics["likelier" if scored else "gain"]["mean"] > 0
-    write_order(work, scene, order(weight) if on else late.before)
+    write_order(work, scene, order(weight) if on else stages["prerank"])
     told_heads = [asdict(head) for head in targets]
     meta = {"on": on, "blend": asdict(blend), "heads": told_heads, "metrics": metrics}
     save(target, fitted.model, encoding, reader, meta)
@@ -296,15 +313,15 @@ class Scores:
 
     def of(self, part: Part) -> Floats:
         """(N,) logits."""
-        read = Read.of(part, self.reader)
+        read = Read.of(part.judged, self.reader)
         encoded: Floats = logits_of(self.model, self.encoding(read.raw))[:, 0]
         return encoded
 
 
-def distilled(work: Work, samples: Samples, late: Part, scores: Scores) -> Part:
+def distilled(work: Work, samples: Samples, held: Held, scores: Scores) -> Part:
     """Teaches prerank what rank says; the requests to validate on, with what it says then."""
     work.progress(f"train_rank: {samples.scene}: prerank learns what rank says")
-    near = late.take(late.places() < REACH)
+    near, late = held.near, held.late
     weight = chosen(scores.known, near, np.ones(len(near.judged.sizes), bool))
     blend, reader = Blend(weight, float(near.before.mean())), scores.reader
 

@@ -47,6 +47,7 @@ class Table:
     sizes: NDArray[np.int64]  # (R,) candidates of a request
     weights: Floats  # (R,) how much a request counts
     boosts: Floats | None = None  # (N,) how much each candidate counts beside
+    stands_for: Floats | None = None  # (N,) how many candidates each is a sample of
     begins: Floats | None = None  # (N,) what the sum of the trees is added to
 
 
@@ -80,7 +81,8 @@ def start_of(table: Table, names: Sequence[str]) -> float:
     if BEGINS not in names:
         return 0.0
     values = begun(table.matrix, names, 1.0)
-    (scale,) = likeliest(values[:, None], table.labels, table.sizes, table.weights)
+    columns = values[:, None]
+    (scale,) = likeliest(columns, table.labels, table.sizes, table.weights, table.stands_for)
     return SHY * float(scale)
 
 
@@ -241,8 +243,8 @@ def dataset(
     ranked = settings.objective != "binary"
     labels = np.searchsorted(levels, table.labels) if ranked else table.labels > 0
     weight = np.repeat(table.weights, table.sizes)
-    if table.boosts is not None:
-        weight = weight * table.boosts
+    for own in (table.boosts, table.stands_for):
+        weight = weight if own is None else weight * own
     return lgb.Dataset(
         table.matrix,
         label=labels.astype(np.float32),

@@ -31,7 +31,8 @@ class Writer:
 
     def add(self, table: Table) -> None:
         inputs, past = table.inputs, table.inputs.history
-        vectors = {} if inputs.vectors is None else {"vectors": inputs.vectors}
+        some = {"vectors": inputs.vectors, "stands_for": table.stands_for}
+        there = {name: array for name, array in some.items() if array is not None}
         self._arrays.add(
             labels=table.labels,
             rows=table.rows,
@@ -44,7 +45,7 @@ class Writer:
             actions=past.actions,
             gaps=past.gaps,
             offsets=(past.offsets if not self.requests else past.offsets[1:]) + self.actions,
-            **vectors,
+            **there,
         )
         self.requests += len(past)
         self.actions += int(past.offsets[-1])
@@ -73,4 +74,5 @@ def opened(path: Path) -> Table:
         arrays.get("vectors"),
     )
     levels = tuple(arrays["levels"].tolist())
-    return Table(inputs, labels, arrays["rows"], arrays["weights"], levels)
+    many = arrays.get("stands_for")
+    return Table(inputs, labels, arrays["rows"], arrays["weights"], levels, many)

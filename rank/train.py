@@ -6,7 +6,8 @@ head orders; its loss is a sum of two: cross-entropy of every candidate, which m
 a probability, and of the softmax over each request's candidates (Cao et al. 2007, "Learning to
 rank: from pairwise approach to listwise approach", ListNet's top-one loss), with the gains of nDCG
 as its target, which makes the order right. The first is weighted down: a candidate's share in it
-says little about the order.
+says little about the order. Where candidates are a sample of what there was, both sums are those of
+all there was: each candidate is as many as it stands for, in the first and in the softmax.
 
 What is judged and kept is not where the last step ended but the exponential moving average of the
 weights over about the last `SPAN` steps, which steps of a large learning rate scatter around
@@ -56,6 +57,7 @@ class Table:
     rows: NDArray[np.int32]  # (N,) the items, to break ties
     weights: Floats  # (R,) how much a request counts
     levels: tuple[float, ...] = (0.0,)  # (T,) rising: a head's action has a label above its level
+    stands_for: Floats | None = None  # (N,) how many candidates each is a sample of
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,11 @@ def fit(
                 count = int(data.sizes[own].sum())
                 whole = group.total(count, device)
                 if count:
-                    batch, labels = data.take(own)
+                    batch, labels, many = data.take(own)
                     with autocast(device):
                         logits = model(batch)
                     counts = data.weights[own]
-                    value = loss(logits.float(), labels, batch.owner, counts, train.levels)
+                    value = loss(logits.float(), labels, batch.owner, counts, train.levels, many)
                     torch.autograd.backward(value * (count / whole))
                 group.sum_gradients(parameters)
                 optimizer.step()
@@ -198,6 +200,7 @@ def _arrays(*tables: Table) -> Iterator[Array]:
     for table in tables:
         past = table.inputs.history
         yield from (table.labels, table.weights, np.asarray(table.levels))
+        yield from () if table.stands_for is None else (table.stands_for,)
         yield from (table.inputs.ids, table.inputs.numbers, table.inputs.bags, table.inputs.owner)
         yield from (past.codes, past.actions, past.gaps, past.offsets)
 
@@ -226,21 +229,31 @@ def loss(
     owner: Tensor,
     weights: Tensor,
     levels: Sequence[float] = (0.0,),
+    stands_for: Tensor | None = None,
 ) -> Tensor:
     """logits (N, T): all cross-entropies, a candidate; requests without a positive count in those
-    of single candidates alone."""
+    of single candidates alone. What candidates stand for moves weight between those of a request,
+    not between requests."""
     counts, requests = weights[owner], len(weights)
+    each, among_all = counts, logits[:, 0]
+    if stands_for is not None:
+        whole, sizes = (
+            logits.new_zeros(requests).index_add(0, owner, many)
+            for many in (stands_for, torch.ones_like(stands_for))
+        )
+        each = counts * stands_for * (sizes / whole.clamp(min=1e-12))[owner]
+        among_all = among_all + stands_for.log()
     happened = labels[:, None] > labels.new_tensor(levels)  # (N, T)
     likely = F.logsigmoid(logits).cumsum(1)  # (N, T)
     # log(1 - p) out of log p, without a loss where p is close to 0 or to 1
     first = F.logsigmoid(-logits[:, :1])
     others = torch.log(-torch.expm1(likely[:, 1:].clamp(max=-1e-6)))
     missed = torch.cat([first, others], 1)
-    alone = -(counts[:, None] * torch.where(happened, likely, missed)).sum()
+    alone = -(each[:, None] * torch.where(happened, likely, missed)).sum()
     gains = torch.exp2(labels) - 1
     totals = gains.new_zeros(requests).index_add(0, owner, gains)
     share = gains / totals.clamp(min=1e-12)[owner]
-    among = -(counts * share * log_softmax(logits[:, 0], owner, requests)).sum()
+    among = -(counts * share * log_softmax(among_all, owner, requests)).sum()
     return (ALONE * alone + among) / len(logits)
 
 
@@ -263,6 +276,7 @@ def judge(model: nn.Module, valid: Table, device: torch.device) -> Epoch:
             torch.from_numpy(owner),
             torch.from_numpy(valid.weights),
             valid.levels,
+            None if valid.stands_for is None else torch.from_numpy(valid.stands_for),
         )
     ndcg = grouped_ndcg_at_k(valid.labels, logits[:, 0], valid.rows, owner, 10)
     known = ~np.isnan(ndcg)
@@ -298,13 +312,15 @@ class Packed:
     sizes: Tensor  # (R,) candidates of a request
     starts: Tensor  # (R,)
     weights: Tensor  # (R,)
+    stands_for: Tensor | None  # (N,)
 
     @staticmethod
     def of(table: Table, device: torch.device) -> Packed:
         inputs = Batch.of(table.inputs, device)
         sizes = torch.bincount(inputs.owner, minlength=len(inputs.offsets) - 1)
         labels, weights = (torch.from_numpy(a).to(device) for a in (table.labels, table.weights))
-        return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes, weights)
+        many = None if table.stands_for is None else torch.from_numpy(table.stands_for).to(device)
+        return Packed(inputs, labels, sizes, sizes.cumsum(0) - sizes, weights, many)
 
     def batches(self, rows: int, random: torch.Generator | None = None) -> list[Tensor]:
         """The requests, in parts of about that many candidates, shuffled by `random`; none is torn
@@ -316,10 +332,12 @@ class Packed:
         counts = torch.unique_consecutive(batch, return_counts=True)[1]
         return list(torch.split(order, counts.tolist()))
 
-    def take(self, requests: Tensor) -> tuple[Batch, Tensor]:
-        """The inputs and labels of these requests, owners counted from 0."""
+    def take(self, requests: Tensor) -> tuple[Batch, Tensor, Tensor | None]:
+        """The inputs and labels of these requests, owners counted from 0, and what each candidate
+        stands for."""
         sizes = self.sizes[requests]
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         rows = spread(self.starts[requests], offsets)
         owner = torch.repeat_interleave(sizes)
-        return self.inputs.candidates(rows, owner).requests(requests), self.labels[rows]
+        many = None if self.stands_for is None else self.stands_for[rows]
+        return self.inputs.candidates(rows, owner).requests(requests), self.labels[rows], many

@@ -46,6 +46,20 @@ def test_it_is_the_likeliest_of_the_formula_written_request_by_request(seed):
     assert found == pytest.approx(np.maximum(best, 0), abs=2e-3)
 
 
+def test_a_sample_says_what_the_whole_would():
+    """Candidates that nobody wanted, once as they are and once as one that stands for all."""
+    columns, labels, sizes, weights = world(1, 30)
+    many = np.where(labels > 0, 1, np.random.default_rng(1).integers(1, 5, len(labels)))
+    owner = np.repeat(np.arange(30), sizes)
+    often = np.repeat(np.arange(len(labels)), many)
+    whole = likeliest(
+        columns[often], labels[often], np.bincount(owner[often], minlength=30), weights
+    )
+    found = likeliest(columns, labels, sizes, weights, many)
+    assert found == pytest.approx(whole, abs=2e-3, rel=2e-3)
+    assert found != pytest.approx(likeliest(columns, labels, sizes, weights), rel=0.01)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.01, 100))
 def test_it_follows_the_unit_of_a_column_and_no_order_of_requests(seed, unit):

@@ -13,12 +13,15 @@ import pytest
 
 from features.fold import ItemCounters
 from funnel.catalogue import id_hash
+from funnel.generation import Generation
 from funnel.log import Logged, read
+from funnel.types import Candidates
 from jobs import events, item_stats, items, requests, samples, users
 from jobs.candidates import outcome, thinned
-from jobs.judged import Parted
+from jobs.judged import CHANCE, Parted
 from jobs.requests import outcome as became
 from jobs.work import Work
+from recall import build
 
 START, MINUTE, DAY = 1_700_000_000_000, 60_000, 86_400_000
 SETTLE = 2000
@@ -168,7 +171,7 @@ def test_nothing_of_the_future_is_in_a_sample(work: Work, log: list[dict[str, An
         assert at < work.until
 
 
-def test_samples_do_not_change_when_later_events_do(
+def test_what_a_sample_knows_does_not_change_when_later_events_do(
     found: list[Logged],
     opened: Callable[..., Work],
     data_set: Callable[..., Path],
@@ -176,7 +179,8 @@ def test_samples_do_not_change_when_later_events_do(
     work: Work,
     log: list[dict[str, Any]],
 ) -> None:
-    """The first half of the requests comes out the same when what follows them is another story."""
+    """What is known of the first half of the requests and their candidates is the same when what
+    follows them is another story."""
     middle = found[len(found) // 2].query.at
     told = [event for event in log if event["timestamp"] < middle]
     other = [event for event in shop(seed=99) if event["timestamp"] >= middle + DAY]
@@ -191,33 +195,42 @@ def test_samples_do_not_change_when_later_events_do(
     theirs = {entry.query.request_id: entry for entry in read(again.samples / "home", "home")}
     compared = 0
     for ours in found:
-        if ours.query.at + 10 * MINUTE >= middle:
+        if ours.query.at >= middle:
             continue
         entry = theirs[ours.query.request_id]
-        assert entry.candidates.rows.tolist() == ours.candidates.rows.tolist()
-        assert entry.labels.tolist() == ours.labels.tolist()
+        assert entry.query.history.rows.tolist() == ours.query.history.rows.tolist()
+        # What is wanted later is, and by it which of the others are kept.
+        both, own, other = np.intersect1d(
+            ours.candidates.rows, entry.candidates.rows, return_indices=True
+        )
+        assert len(both) > 2
         for name, column in ours.candidates.columns.items():
-            np.testing.assert_array_equal(entry.candidates.columns[name], column)
+            if name != CHANCE:
+                np.testing.assert_array_equal(entry.candidates.columns[name][other], column[own])
         compared += 1
     assert compared > 10
 
 
-def test_a_label_is_the_best_that_became_of_the_item(
-    found: list[Logged], log: list[dict[str, Any]]
+def test_a_label_is_the_best_of_what_the_user_wanted_next(
+    work: Work, found: list[Logged], log: list[dict[str, Any]]
 ) -> None:
-    purchases = 0
+    weights = {"click": 1.0, "purchase": 4.0}
+    purchases = elsewhere = 0
     for entry in found:
-        own = of(log, entry.query.request_id)
-        session = own[0]["session_id"]
-        bought = {
-            e["item_id"] for e in log if e["action"] == "purchase" and e["session_id"] == session
-        }
-        clicked = {event["item_id"] for event in own if event["action"] == "click"}
-        for row, label in zip(entry.candidates.rows.tolist(), entry.labels.tolist(), strict=True):
-            item = f"i{row:02d}"
-            assert label == (4.0 if item in bought else 1.0 if item in clicked else 0.0)
-            purchases += label == 4.0
+        query = entry.query
+        then = [e for e in log if e["user_id"] == query.user_id and e["action"] in weights]
+        then = [e for e in then if query.at <= e["timestamp"] < work.until]
+        best: dict[int, float] = {}
+        for event in sorted(then, key=lambda e: e["timestamp"]):
+            row = int(event["item_id"][1:])
+            if row in best or len(best) < 10:
+                best[row] = max(best.get(row, 0.0), weights[event["action"]])
+        rows = entry.candidates.rows.tolist()
+        assert entry.labels.tolist() == [best.get(row, 0.0) for row in rows]
+        purchases += 4.0 in entry.labels
+        elsewhere += ((entry.labels > 0) & (entry.positions == 0)).sum()
     assert purchases > 3
+    assert elsewhere > 3
 
 
 def test_what_was_shown_keeps_its_position(found: list[Logged], log: list[dict[str, Any]]) -> None:
@@ -231,6 +244,28 @@ def test_what_was_shown_keeps_its_position(found: list[Logged], log: list[dict[s
         assert {row: place for row, place in places if place} == {
             row: place for row, place in shown.items() if row in entry.candidates.rows
         }
+
+
+def test_what_validates_is_whole_and_what_is_learned_from_stands_for_the_rest(
+    work: Work, found: list[Logged]
+) -> None:
+    """Against what recall returns when it is asked."""
+    generation = Generation.open(work.past_draft, check=False)
+    recall = build(generation, work.config, "home")
+    parted = Parted.among(work, "home", requests.table(work))
+    assert len(parted.valid) == round(len(found) * 0.2)
+    smaller = 0
+    for entry in found:
+        rows = recall.run(entry.query, Candidates.empty()).rows
+        chances = entry.candidates.columns[CHANCE]
+        assert set(entry.candidates.rows) <= set(rows)
+        if entry.query.request_id in parted.valid:
+            assert set(entry.candidates.rows) == set(rows)
+            assert (chances == 1).all()
+        elif len(entry.candidates) < len(rows):
+            assert (chances < 1).any()
+            smaller += 1
+    assert smaller
 
 
 def test_what_the_scene_excludes_is_gone_wanted_again_or_not(
@@ -319,8 +354,9 @@ def test_without_request_ids_each_positive_event_is_a_request(
     assert [query.at for query, _ in found] == [t for t in times if work.past <= t < work.until]
     assert made == {"home": len(found)}
     for query, wanted in found:
-        hour = [t for t in times if query.at <= t <= min(query.at + 60 * MINUTE, work.until - 1)]
-        assert list(wanted) == [(t - START) // (20 * MINUTE) % 12 for t in hour]
+        then = [t for t in times if query.at <= t < work.until]
+        following = dict.fromkeys((t - START) // (20 * MINUTE) % 12 for t in then)
+        assert list(wanted) == list(following)[:10]
 
 
 # The parts, by hand-made cases.
@@ -339,13 +375,21 @@ def test_purchases_later_in_the_visit_count_for_what_was_shown_only() -> None:
         happened(3, 4.0, False),
         happened(2, 4.0, False, visit=False),
     ]
-    assert became(after, alone=False) == {1: (4.0, 1), 2: (0.0, 2)}
+    assert became(after, typed=True) == {1: (4.0, 1), 2: (0.0, 2)}
 
 
-def test_a_request_of_one_event_takes_the_next_ten_items_and_no_more() -> None:
+def test_where_nothing_was_typed_the_next_ten_followingcount_and_no_more() -> None:
     after = [happened(row, 1.0, row == 0) for row in range(15)]
     after.insert(1, happened(20, 0.0, False))
-    assert list(became(after, alone=True)) == list(range(10))
+    assert list(became(after, typed=False)) == list(range(10))
+    # What the page had shown and clicks on it always do, and a better action on what counts.
+    page = [happened(row, 0.0, True) for row in (30, 31)] + [happened(30, 1.0, True)]
+    after = [*page, *after, happened(3, 4.0, False), happened(31, 1.0, False)]
+    found = became(after, typed=False)
+    assert found[30] == (1.0, 1)
+    assert found[31] == (0.0, 2)
+    assert found[3] == (4.0, 0)
+    assert [row for row, (label, _) in found.items() if label > 0] == [30, *range(9)]
 
 
 def test_rows_that_were_not_seen_have_no_outcome() -> None:
@@ -357,18 +401,47 @@ def test_rows_that_were_not_seen_have_no_outcome() -> None:
     assert outcome(rows, {})[2].tolist() == [False] * 3
 
 
+KINDS = [{}, {"hard": 1.0}, {"even": 1.0, "hard": 2.0}, {"popular": 1.0, "hard": 1.0, "even": 1.0}]
+
+
+@pytest.mark.parametrize("kinds", KINDS)
 @pytest.mark.parametrize("most", [0, 7, 50])
-def test_thinning_keeps_what_is_known_and_some_of_the_rest(most: int) -> None:
+def test_thinning_keeps_what_is_known_and_some_of_the_rest(
+    most: int, kinds: dict[str, float]
+) -> None:
     known = np.zeros(30, bool)
     known[[2, 17, 29]] = True
-    index = thinned(known, most, np.random.default_rng(0))
+    popular = np.arange(30.0)
+    index, chances = thinned(known, most, np.random.default_rng(0), kinds, popular)
     assert len(index) == 3 + min(most, 27)
     assert (np.diff(index) > 0).all()
     assert set(np.flatnonzero(known)) <= set(index.tolist())
-    assert index.tolist() == thinned(known, most, np.random.default_rng(0)).tolist()
+    assert (chances[known[index]] == 1).all()
+    assert ((chances > 0) & (chances <= 1)).all()
+    if most >= 27:
+        assert (chances == 1).all()
+    again, _ = thinned(known, most, np.random.default_rng(0), kinds, popular)
+    assert index.tolist() == again.tolist()
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+def test_chances_are_how_often_a_place_is_kept(kinds: dict[str, float]) -> None:
+    """Counted as many as it stands for, each place is there once on average."""
+    known, popular = np.zeros(60, bool), 1.0 + np.arange(60) % 7
+    sums, squares, rounds = np.zeros(60), np.zeros(60), 4000
+    for n in range(rounds):
+        index, chances = thinned(known, 20, np.random.default_rng(n), kinds, popular)
+        sums[index] += 1 / chances
+        squares[index] += 1 / chances**2
+    mean = sums / rounds
+    error = np.sqrt((squares / rounds - mean**2) / rounds)
+    there = mean > 0  # where all are hard, those far down never are
+    assert there[:6].all()
+    assert there.all() or set(kinds) == {"hard"}
+    assert (abs(mean - 1)[there] < 4.5 * error[there] + 1e-9).all()
 
 
 def test_no_place_in_the_list_is_thinned_more_than_another() -> None:
-    draws = [thinned(np.zeros(50, bool), 10, np.random.default_rng(n)) for n in range(2000)]
+    draws = [thinned(np.zeros(50, bool), 10, np.random.default_rng(n))[0] for n in range(2000)]
     often = np.bincount(np.concatenate(draws), minlength=50)
     assert (abs(often - 400) < 5 * np.sqrt(400 * 0.8)).all()

@@ -72,7 +72,8 @@ def test_the_latest_requests_with_a_positive_candidate_validate(
     assert parted.valid == set(names[cut:])
     early = [e.query.request_id for some, _ in streamed(work, "home", parted) for e in some]
     assert sorted(early) == sorted(names[:cut])
-    monkeypatch.setattr(judged, "MOST_VALID", 7)
+    monkeypatch.setattr(judged, "MOST_VALID", 7 * work.config.scene("home").recall.keep)
+    monkeypatch.setattr(judged, "FEW_VALID", 1)
     assert len(Parted.of(work, "home").valid) == 7
 
 

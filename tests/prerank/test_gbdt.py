@@ -120,6 +120,18 @@ def test_a_request_counts_as_much_as_its_weight():
     assert np.corrcoef(scores, one.labels)[0, 1] > 0.3
 
 
+def test_a_candidate_counts_as_many_as_it_stands_for():
+    """Half of a request wants the opposite; what stands for more is learned."""
+    one = groups(20)
+    odd = np.arange(len(one.labels)) % 2 == 1
+    labels = np.where(odd, one.labels.max() - one.labels, one.labels)
+    many = np.where(odd, 1, 100).astype(np.float32)
+    scores = predict(
+        fit(replace(one, labels=labels, stands_for=many), None, Prerank(trees=20), 7), one.matrix
+    )
+    assert np.corrcoef(scores, one.labels)[0, 1] > 0.3
+
+
 def sure(requests, seed, n=30, features=12):
     """Recall's column nearly decides; the others say nothing."""
     draw = np.random.default_rng(seed)

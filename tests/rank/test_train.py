@@ -88,6 +88,32 @@ def test_the_loss_of_a_further_head_is_that_of_the_product_over_all_candidates()
     torch.testing.assert_close(loss(logits, labels, owner, weights, (0.0, 2.0)) - one, expected)
 
 
+def test_candidates_that_stand_for_several_weigh_as_these_would():
+    """As if each were there that many times, but for the size of the request."""
+    draw = torch.Generator().manual_seed(2)
+    logits, labels = torch.randn(7, 2, generator=draw), torch.tensor([4.0, 0, 1, 0, 0, 0, 1])
+    owner, weights = torch.tensor([0, 0, 0, 0, 1, 1, 1]), torch.tensor([1.5, 0.5])
+    many = torch.tensor([1, 3, 1, 2, 4, 2, 1])
+    often = torch.repeat_interleave(torch.arange(7), many)
+    levels = (0.0, 2.0)
+    found = loss(logits, labels, owner, weights, levels, many.float())
+    one = [logits[often][:, t] for t in range(2)]
+    said = torch.sigmoid(torch.stack(one)).cumprod(0)
+    expected = torch.zeros(())
+    for request in range(2):
+        at = owner[often] == request
+        there, own = int((owner == request).sum()), labels[often][at]
+        for head, level in enumerate(levels):
+            p = said[head][at]
+            alone = -torch.where(own > level, p.log(), (1 - p).log()).sum()
+            expected += ALONE * weights[request] * alone * there / at.sum()
+        wanted = labels[owner == request]
+        gains = torch.exp2(wanted) - 1
+        odds = logits[owner == request, 0] - torch.logsumexp(one[0][at], 0)
+        expected -= weights[request] * (gains / gains.sum() * odds).sum()
+    torch.testing.assert_close(found, expected / 7)
+
+
 def test_the_softmax_of_each_request_is_its_own_and_does_not_overflow():
     logits = torch.tensor([1000.0, 1001.0, -1000.0, -1001.0, -1002.0])
     owner = torch.tensor([0, 0, 1, 1, 1])
@@ -101,7 +127,7 @@ def test_every_batch_is_of_whole_requests_and_an_epoch_has_each_once():
     batches = packed.batches(64, torch.Generator().manual_seed(1))
     assert sorted(torch.cat(batches).tolist()) == list(range(80))
     for requests in batches:
-        batch, labels = packed.take(requests)
+        batch, labels, _ = packed.take(requests)
         ids, numbers, owner = batch.ids, batch.numbers, batch.owner
         assert len(labels) <= 64 + 14
         for place, request in enumerate(requests.tolist()):
