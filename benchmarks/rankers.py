@@ -6,9 +6,10 @@ network once) and measured as `funnel evaluate` does: graded queries, or events 
 neither training nor the decision whether a model is used has seen. `rank` is used whatever
 validation said, so that every network is seen at work; `on` says what validation said. Beside the
 orders of recall, prerank and rank stands the network's own, `network`, which the order of rank adds
-to prerank's. Every order has nDCG@10 and GAUC, with what it is above the one before it and by how
-much a network is above DeepFM, as 95 % bootstrap intervals of the requests' differences. AUC and
-ECE are those of the validation split; ECE that of the head it names.
+to prerank's. Every order has nDCG@10 and GAUC, with what it is above the one before it and by
+how much a network is above DeepFM, as 95 % bootstrap intervals of the requests' differences; of a
+simulated world also what its truth says (benchmarks/truth.py). AUC and ECE are those of the
+validation split; ECE that of the head it names.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ import numpy as np
 import typer
 
 from benchmarks import harness
+from benchmarks.truth import TRUE, Watched
 from funnel.config import Config, load, merged, parse
 from funnel.evaluate import Report, evaluate
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
-from funnel.pipeline import offline, ranked
+from funnel.pipeline import Pipeline, offline, ranked
+from funnel.stage import Hydrator
 from funnel.types import Array
+from funnel.world import load as load_world
 from jobs.build import build
 from rank.models import MODELS
 from rank.value import LOGIT
@@ -57,16 +61,16 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
         for own in table["scenes"].values():
             own["rank"]["value"] = LOGIT
         alone = asked(generation, only(scenes, table), data, most)
-        for scene, report in reports.items():
+        for scene, (report, values) in reports.items():
             if scene not in rows:
                 for stage in ("recall", "prerank"):
-                    orders[scene, stage] = report.values[stage]
+                    orders[scene, stage] = values[stage]
                 rows[scene] = [
                     row(orders, scene, "recall", ""),
                     row(orders, scene, "prerank", "recall"),
                 ]
-            orders[scene, name] = alone[scene].values["rank"]
-            orders[scene, f"rank by {name}"] = report.values["rank"]
+            orders[scene, name] = alone[scene][1]["rank"]
+            orders[scene, f"rank by {name}"] = values["rank"]
             for order in (name, f"rank by {name}"):
                 first = order.replace(name, FIRST) if name != FIRST else ""
                 rows[scene].append(row(orders, scene, order, "prerank", first))
@@ -80,17 +84,38 @@ def only(scenes: list[str], table: Mapping[str, Any]) -> Config:
     return config.model_copy(update={"scenes": {name: config.scenes[name] for name in scenes}})
 
 
-def asked(generation: Generation, settings: Config, data: Path, most: int) -> dict[str, Report]:
+def asked(
+    generation: Generation, settings: Config, data: Path, most: int
+) -> dict[str, tuple[Report, dict[str, Values]]]:
+    """Scene by scene what `funnel evaluate` says, and the values of every order with those that
+    only a simulated world knows."""
+    world = load_world(data) if (data / "world.json").exists() else None
+    true: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in settings.scenes}
+
+    def pipelines(counters: Hydrator | None) -> dict[str, Pipeline]:
+        made = offline(generation, settings, counters)
+        if world is None:
+            return made
+        return {
+            name: Watched(one.stages, one.order, world, true[name]) for name, one in made.items()
+        }
+
     reports = evaluate(
         generation,
         settings,
         data,
-        partial(offline, generation, settings),
+        pipelines,
         list(settings.scenes),
         most,
         ranked=partial(ranked, generation, settings),
     )
-    return {report.scene: report for report in reports}
+    found: dict[str, tuple[Report, dict[str, Values]]] = {}
+    for report in reports:
+        values = {name: dict(of) for name, of in report.values.items()}
+        for name, known in true[report.scene].items():
+            values[name] |= {metric: np.array(one) for metric, one in known.items()}
+        found[report.scene] = report, dict[str, Values](values)
+    return found
 
 
 def row(
@@ -99,7 +124,7 @@ def row(
     """One order, and by how much it is above the one `before` and the one named `first`."""
     own = orders[scene, name]
     found: dict[str, Any] = {"method": f"{scene}, {name}", "requests": len(own[METRICS[0]])}
-    for metric in METRICS:
+    for metric in (*METRICS, *(name for name in TRUE if np.isfinite(own.get(name, np.nan)).any())):
         found[metric] = float(np.nanmean(own[metric]))
         for title, other in (("over the stage before", before), (f"over {FIRST}", first)):
             text = difference(own[metric], orders[scene, other][metric]) if other else ""
