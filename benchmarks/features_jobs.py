@@ -4,9 +4,9 @@ samples point in time, and what one more day costs.
 
 Events are pages of ten impressions, some clicked, few bought, over sixty days, drawn columnar into
 one Parquet file a day. The statistics are the jobs events, item_stats and user_stats; the samples
-are those of 20,000 requests with twelve decayed counters and eight in windows for each candidate,
-the jobs requests and samples with popular items as the only channel. The last day is then added,
-the cut moved by a day, and the statistics made again.
+are those of 20,000 requests, a thousand of them whole, with twelve decayed counters and eight in
+windows for each candidate, the jobs requests and samples with popular items as the only channel.
+The last day is then added, the cut moved by a day, and the statistics made again.
 
     python -m benchmarks.features_jobs [--events 10000000] [--items 100000] [--keep DIR] [--json]
 """
