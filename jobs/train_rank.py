@@ -45,7 +45,7 @@ from rank.scorer import Network, Reader, positive, save
 from rank.stored import Writer, opened
 from rank.train import Epoch, Fitted, Table, fit
 from rank.train import predict as logits_of
-from rank.value import Blend, Head, Platt, beside, crossed, likelier, nested, probabilities
+from rank.value import Blend, Head, Platt, likelier, nested, probabilities, weighed
 from rank.warm import carried
 from rank.workers import train_stored
 
@@ -258,8 +258,7 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     def order(weight: float) -> Array:
         return valid.order(Blend(weight, usual).of(logits, near.before))
 
-    choose = partial(chosen, logits, near) if scored else lambda of: 0.0
-    weight, honest = crossed(choose, lambda weight: judged.ndcg(order(weight)), len(judged.sizes))
+    weight, honest = blended(valid, logits) if scored else (0.0, judged.ndcg(order(0.0)))
     stages = {"recall": judged.column("recall"), "prerank": valid.late.before}
     before = {name: judged.ndcg(scores) for name, scores in stages.items()}
     blend = Blend(weight, usual)
@@ -276,7 +275,8 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
         **judged.order(order(weight)),
         "heads": calibrated,
     }
-    # nDCG of few requests sways too much to tell, and recall's scores are no one's likelihood.
+    # Which of two good orders is better nDCG of few requests cannot tell; whether the network knows
+    # more than prerank does, likelihood can. Recall's scores are no one's likelihood.
     on = metrics["likelier" if scored else "gain"]["mean"] > 0
     write_order(work, scene, order(weight) if on else stages["prerank"])
     told_heads = [asdict(head) for head in targets]
@@ -285,13 +285,15 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
     return {"on": on, **metrics}
 
 
-def chosen(logits: Array, near: Part, of: Array) -> float:
-    """The weight of the order before rank beside the network's `logits` of what reached rank, by
-    the requests `of` (R,) them."""
-    judged = near.judged
-    own = of[judged.owners]
-    each = logits[own], near.before[own], judged.labels[own]
-    return beside(*each, judged.sizes[of], judged.weights[of])
+def blended(held: Held, logits: Array) -> tuple[float, Array]:
+    """The weight of prerank's scores beside the network's `logits` of what reached rank that gives
+    the best nDCG@10, and (R,) what it is worth, of each half by the other's choice."""
+    judged, near, usual = held.late.judged, held.near, float(held.near.before.mean())
+
+    def ndcg(weight: float) -> Array:
+        return judged.ndcg(held.order(Blend(weight, usual).of(logits, near.before)))
+
+    return weighed(ndcg, judged.weights)
 
 
 def write_order(work: Work, scene: str, scores: Array) -> None:
@@ -322,7 +324,7 @@ def distilled(work: Work, samples: Samples, held: Held, scores: Scores) -> Part:
     """Teaches prerank what rank says; the requests to validate on, with what it says then."""
     work.progress(f"train_rank: {samples.scene}: prerank learns what rank says")
     near, late = held.near, held.late
-    weight = chosen(scores.known, near, np.ones(len(near.judged.sizes), bool))
+    weight, _ = blended(held, scores.known)
     blend, reader = Blend(weight, float(near.before.mean())), scores.reader
 
     def lesson(part: Part) -> Lesson:

@@ -26,7 +26,6 @@ from funnel.types import Array, Candidates, Floats, Query, taken
 LOGIT, AGE = "rank.logit", "age.days"
 ALWAYS = "available", "bid"  # numbers of catalogues that have them, named in the config or not
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # that `weighed` tries
-MOST = 16.0  # weight of prerank, beside which the network hardly counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +167,6 @@ class Blend:
         return (logits + self.weight * known).astype(np.float32)
 
 
-def beside(logits: Array, before: Array, labels: Array, sizes: Array, counts: Array) -> float:
-    """The weight of prerank's scores `before` (N,) beside the network's `logits` (N,) that makes
-    what was wanted likeliest (funnel/choice.py), at most `MOST`. The likelihood sees every
-    candidate, nDCG only what crosses the tenth place: from few requests its best is luck."""
-    own, other = likeliest(np.stack([logits, before], axis=1), labels, sizes, counts)
-    return min(float(other / own), MOST) if own > 0 else MOST
-
-
 def likelier(
     logits: Array, before: Array, labels: Array, sizes: Array, counts: Array
 ) -> NDArray[np.float64]:
@@ -198,23 +189,15 @@ def likelier(
 
 def weighed(judge: Callable[[float], Array], counts: Array) -> tuple[float, Array]:
     """The weight of `WEIGHTS` that `judge` (weight -> (R,) quality) likes best, and honest
-    qualities; `counts` (R,) says how much each request counts."""
+    qualities: of one half with the weight that the other half chose, so that a choice is no
+    advantage. `counts` (R,) says how much each request counts."""
     values = np.stack([judge(weight) for weight in WEIGHTS])  # (weights, R)
 
-    def best(of: Array) -> float:
-        return WEIGHTS[int((values * counts)[:, of].sum(1).argmax())]
+    def best(of: Array) -> int:
+        return int((values * counts)[:, of].sum(1).argmax())
 
-    return crossed(best, lambda weight: values[WEIGHTS.index(weight)], len(counts))
-
-
-def crossed(
-    choose: Callable[[Array], float], judge: Callable[[float], Array], requests: int
-) -> tuple[float, Array]:
-    """The weight that `choose` finds on all R `requests` ((R,) which of them -> weight), and honest
-    qualities: `judge` (weight -> (R,) quality) of one half with the weight that the other half
-    chose, so that a choice is no advantage."""
-    even = np.arange(requests) % 2 == 0
-    honest = np.empty(requests)
+    even = np.arange(len(counts)) % 2 == 0
+    honest = np.empty(len(counts))
     for own in (even, ~even):
-        honest[own] = judge(choose(~own))[own]
-    return choose(even | ~even), honest
+        honest[own] = values[best(~own), own]
+    return WEIGHTS[best(even | ~even)], honest

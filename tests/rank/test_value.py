@@ -10,12 +10,9 @@ from funnel.types import Candidates, Query
 from jobs.judged import Judged
 from rank.value import (
     LOGIT,
-    MOST,
     WEIGHTS,
     Blend,
     Platt,
-    beside,
-    crossed,
     likelier,
     sigmoid,
     weighed,
@@ -69,17 +66,6 @@ def test_one_request_is_judged_by_the_first_weight():
     assert (weight, honest.tolist()) == (WEIGHTS[-1], [WEIGHTS[0]])
 
 
-def test_prerank_weighs_as_much_as_makes_what_was_wanted_likeliest():
-    sizes, counts = np.full(200, 10), np.ones(200)
-    logits, before = DRAW.normal(size=(2, 2000))
-    wish = (logits + 3 * before + DRAW.gumbel(size=2000)).reshape(200, 10)
-    labels = (wish == wish.max(1, keepdims=True)).ravel().astype(np.float32)
-    assert beside(logits, before, labels, sizes, counts) == pytest.approx(3, rel=0.3)
-    assert beside(logits, -before, labels, sizes, counts) == 0
-    assert beside(-logits, before, labels, sizes, counts) == MOST
-    assert beside(logits, before, 0 * labels, sizes, counts) == MOST
-
-
 def test_a_network_that_knows_more_is_likelier_and_one_of_noise_is_not():
     sizes, counts = np.full(300, 10), np.ones(300)
     logits, before, noise = DRAW.normal(size=(3, 3000))
@@ -97,20 +83,6 @@ def test_a_network_that_knows_more_is_likelier_and_one_of_noise_is_not():
     alone = before * likeliest(before[odd, None], labels[odd], half, np.ones(150))
     expected = log_likelihood(both, labels, sizes) - log_likelihood(alone, labels, sizes)
     assert more[::2] == pytest.approx(expected[::2])
-
-
-def test_the_half_that_chooses_is_not_judged():
-    asked = []
-
-    def choose(of):
-        asked.append(of.tolist())
-        return float(of.argmax())
-
-    weight, honest = crossed(choose, lambda weight: np.full(5, 10.0 + weight), 5)
-    odd, even = [False, True] * 2 + [False], [True, False] * 2 + [True]
-    assert asked == [odd, even, [True] * 5]
-    assert weight == 0
-    assert honest.tolist() == [11, 10, 11, 10, 11]
 
 
 def test_graded_queries_together_count_as_much_as_the_requests_of_users():
