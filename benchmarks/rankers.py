@@ -27,6 +27,7 @@ import typer
 from benchmarks import harness
 from benchmarks.truth import TRUE, Watched
 from funnel.config import Config, load, merged, parse
+from funnel.demo import SHOP
 from funnel.evaluate import Report, evaluate
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
@@ -155,7 +156,12 @@ def about(report: Report, generation: Generation, took: float) -> dict[str, Any]
 
 def main(
     data: Annotated[Path, typer.Argument(help="A validated data set.")],
-    config: Annotated[Path | None, typer.Option(help="Its config; the root is not used.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its config; the root is not used. A simulated shop's columns need none."
+        ),
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="Where generations are kept.")] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene (repeat).")] = None,
     train: Annotated[
@@ -168,7 +174,10 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         root = keep or Path(folder)
         made = {"root": str(root / "generations"), **({"requests": train} if train else {})}
-        settings = load(config, {"build": made, "log": {"dir": ""}})
+        own: dict[str, Any] = {"build": made, "log": {"dir": ""}}
+        if config is None and (data / "world.json").exists():
+            own["data"] = SHOP
+        settings = load(config, own)
         for name in scene or ():
             if name not in settings.scenes:
                 known = ", ".join(settings.scenes)

@@ -17,12 +17,14 @@ from features import tokens
 from features.attributes import Attributes, Lists
 from features.crosses import (
     Past,
-    affinity,
     affinity_multi,
     gap,
+    interest,
     matched,
     near,
+    squashed,
     touched,
+    usual,
 )
 from features.fold import (
     DAY_MS,
@@ -36,7 +38,7 @@ from features.fold import (
     windows_of,
 )
 from features.folds import Folds
-from features.spec import LAST, STRENGTH, Spec, difference, has_pairs
+from features.spec import LAST, STRENGTH, Spec, difference, has_pairs, peers_of
 from funnel.catalogue import Catalogue, id_hash
 from funnel.config import Config
 from funnel.errors import BadConfig, BadGeneration
@@ -45,6 +47,7 @@ from funnel.types import NO_ITEM, Array, Candidates, Floats, Query, Rows, taken
 
 MOST_BUCKETS = 1 << 20
 VECTORS = ("behaviour", "text")
+INTERESTS = "affinity", "recent", "liked", "since"  # of each categorical column
 Columns = Mapping[str, Array | float]
 
 
@@ -108,6 +111,8 @@ class Assembler:
             if not np.isnan(feature.default)
         ]
         self._read = Attributes.of(items, data)
+        self._peers = peers_of(built)
+        self._usual = self._of_peers()
         self.vocab = self._sizes(generation)
         self._own = self._item_codes(generation)
 
@@ -185,6 +190,16 @@ class Assembler:
             np.stack([self._codes_of(name, done, here) for name in self.item_fields], axis=1),
             taken(self._vectors["text"], rows) if vectors and self.width else None,
         )
+
+    def _of_peers(self) -> dict[str, Array | None]:
+        """What is usual of each number, by the code of the items' peers, -1 last."""
+        items, peers = self._items, self._peers
+        found: dict[str, Array | None] = dict.fromkeys(self._config.data.numeric)
+        for name in found if peers and items.has("codes", peers) else ():
+            if items.has("number", name):
+                numbers, codes = items.numbers(name)[: self._base], items.codes(peers)
+                found[name] = usual(numbers, codes[: self._base], items.ordered(peers))
+        return found
 
     def _codes_of(self, field: str, rows: Rows, here: Attributes) -> NDArray[np.int32]:
         """(k,) the codes of one of `item_fields`, 0 where missing."""
@@ -305,14 +320,41 @@ class Assembler:
     def _tastes(self, rows: Rows, liked: Past, here: Attributes) -> Columns:
         found: dict[str, Array | float] = {}
         for name, codes in here.codes.items():
-            found[f"affinity.{name}"] = np.nan if codes is None else affinity(codes, rows, liked)
+            if codes is None:
+                found |= {f"{title}.{name}": np.nan for title in INTERESTS}
+            else:
+                columns = interest(codes, rows, liked)
+                found |= {f"{title}.{name}": columns[title] for title in INTERESTS}
         for name, table in here.multi.items():
-            found[f"affinity.{name}"] = (
-                np.nan if table is None else affinity_multi(table, rows, liked)
-            )
+            for title, weights in (("affinity", liked.weights), ("recent", liked.recent)):
+                found[f"{title}.{name}"] = (
+                    np.nan if table is None else affinity_multi(table, rows, liked, weights)
+                )
         for name in self._config.data.numeric:
             numbers = here.numbers[name]
-            found[f"gap.{name}"] = np.nan if numbers is None else gap(numbers, rows, liked)
+            if numbers is None:
+                found[f"gap.{name}"] = np.nan
+                continue
+            own, theirs = squashed(numbers[rows]), squashed(numbers[liked.rows])
+            found[f"gap.{name}"] = gap(own, theirs, liked)
+        found |= self._among_peers(rows, liked, here)
+        return found
+
+    def _among_peers(self, rows: Rows, liked: Past, here: Attributes) -> Columns:
+        """How each number differs from what is usual among the item's peers."""
+        found: dict[str, Array | float] = {}
+        for name in self._config.data.numeric if self._peers else ():
+            numbers, codes, means = here.numbers[name], here.codes[self._peers], self._usual[name]
+            titles = f"item.{name}.in.{self._peers}", f"gap.{name}.in.{self._peers}"
+            if numbers is None or codes is None or means is None:
+                found |= dict.fromkeys(titles, np.nan)
+                continue
+            last = len(means) - 1  # NaN; a value that the generation does not know has no usual one
+            own, theirs = (
+                squashed(numbers[of]) - means[np.minimum(codes[of], last)]
+                for of in (rows, liked.rows)
+            )
+            found |= dict(zip(titles, (own, gap(own, theirs, liked)), strict=True))
         return found
 
     def _near(self, space: str, query: Query, rows: Rows, liked: Rows) -> Columns:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from features.attributes import Lists
 from features.fold import DAY_MS
-from features.spec import AFFINITY_DAYS, AGE_DAYS
+from features.spec import AFFINITY_DAYS, AGE_DAYS, RECENT_DAYS
 from funnel.types import Array, Floats, Query, Rows
 
 HOUR_MS = 3_600_000
 FEW = 16  # words that are faster compared one by one
+MOST = 1_000_000  # items that a mean over a catalogue is taken of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +30,7 @@ class Past:
     rows: Rows  # (h,)
     ages: NDArray[np.int64]  # (h,) ms before the query
     weights: NDArray[np.float64]  # (h,) decayed, 0 for actions that are not positive
+    recent: NDArray[np.float64]  # (h,) the same, decayed faster
 
     @staticmethod
     def of(query: Query, items: int, positive: NDArray[np.float64]) -> Past:
@@ -37,41 +39,66 @@ class Past:
         ages = np.maximum(query.at - history.times, 0)
         keep = (history.rows >= 0) & (history.rows < items) & (ages <= AGE_DAYS * DAY_MS)
         rows, ages, actions = history.rows[keep], ages[keep], history.actions[keep]
-        weights = positive[actions] * np.exp2(-ages / (AFFINITY_DAYS * DAY_MS))
-        return Past(rows, ages, weights)
+        weights, recent = (
+            positive[actions] * np.exp2(-ages / (days * DAY_MS))
+            for days in (AFFINITY_DAYS, RECENT_DAYS)
+        )
+        return Past(rows, ages, weights, recent)
 
     def liked(self) -> Past:
         """The positive part."""
         keep = self.weights > 0
-        return Past(self.rows[keep], self.ages[keep], self.weights[keep])
+        return Past(self.rows[keep], self.ages[keep], self.weights[keep], self.recent[keep])
 
 
-def affinity(codes: Array, rows: Rows, liked: Past) -> Floats:
-    """(n,) share of the liked weight with the item's code; NaN without a code or any weight."""
+def interest(codes: Array, rows: Rows, liked: Past) -> Mapping[str, Floats]:
+    """(n,) each, of what was liked with the item's code: its share of the liked weight
+    (`affinity`) and of the recent weight (`recent`), log1p of its weight (`liked`), the hours since
+    the newest (`since`). NaN without a code; shares without any weight, hours without an action."""
     own, theirs = codes[rows], codes[liked.rows]
     known = theirs >= 0
-    shares = _Shares.of(theirs[known], liked.weights[known])
-    found: Floats = np.where(own >= 0, shares.at(own), np.nan).astype(np.float32)
+    distinct, place = np.unique(theirs[known], return_inverse=True)
+    count = len(distinct)
+    weights, recent = (
+        np.bincount(place, of[known], count + 1) for of in (liked.weights, liked.recent)
+    )
+    hours = np.full(count + 1, np.inf)
+    np.minimum.at(hours, place, liked.ages[known] / HOUR_MS)
+    hours[count] = np.nan  # the last place is that of codes that were not met
+    at = np.searchsorted(distinct, own)
+    at[at == count] = count - 1
+    at = np.where(distinct[at] == own, at, count) if count else np.zeros(len(own), np.intp)
+    columns = {
+        "affinity": weights / (weights.sum() or np.nan),
+        "recent": recent / (recent.sum() or np.nan),
+        "liked": np.log1p(weights),
+        "since": hours,
+    }
+    missing = own < 0
+    found: dict[str, Floats] = {}
+    for name, column in columns.items():
+        values = column.astype(np.float32)[at]
+        values[missing] = np.nan
+        found[name] = values
     return found
 
 
-def affinity_multi(table: Lists, rows: Rows, liked: Past) -> Floats:
-    """(n,) mean over an item's codes of the share of the liked weight that has the code."""
+def affinity_multi(table: Lists, rows: Rows, liked: Past, weights: Array) -> Floats:
+    """(n,) mean over an item's codes of the share of the liked `weights` that has the code."""
     place, theirs, lengths = table.gathered(liked.rows)
-    total = liked.weights[lengths > 0].sum()
-    shares = _Shares.of(theirs, liked.weights[place], total)
+    total = weights[lengths > 0].sum()
+    shares = _Shares.of(theirs, weights[place], total)
     place, own, lengths = table.gathered(rows)
     sums = np.bincount(place, shares.at(own), len(rows))
     return _over(sums, lengths)
 
 
-def gap(numbers: Array, rows: Rows, liked: Past) -> Floats:
-    """(n,) s(x) minus the weighted mean of s over the liked items."""
-    theirs, own = squashed(numbers[liked.rows]), squashed(numbers[rows])
+def gap(own: Array, theirs: Array, liked: Past) -> Floats:
+    """(n,) an item's value minus the weighted mean of `theirs`, those of the liked items."""
     known = ~np.isnan(theirs)
     total = liked.weights[known].sum()
     if total <= 0:
-        return np.full(len(rows), np.nan, np.float32)
+        return np.full(len(own), np.nan, np.float32)
     mean = (theirs[known] * liked.weights[known]).sum() / total
     return np.asarray(own - mean, np.float32)
 
@@ -79,6 +106,17 @@ def gap(numbers: Array, rows: Rows, liked: Past) -> Floats:
 def squashed(x: Array) -> Array:
     """s(x) = sign(x) log1p(|x|)"""
     return np.sign(x) * np.log1p(np.abs(x))
+
+
+def usual(numbers: Array, codes: Array, values: int) -> Array:
+    """(values + 1,) the mean of s(x) over the items of each code; NaN where there is none, and for
+    the code -1, the last. Of very many items evenly spaced ones are looked at."""
+    step = max(len(numbers) // MOST, 1)
+    own, code = squashed(np.asarray(numbers[::step], np.float64)), np.asarray(codes[::step])
+    known = (code >= 0) & ~np.isnan(own)
+    sums = np.bincount(code[known], own[known], minlength=values + 1)
+    counts = np.bincount(code[known], minlength=values + 1)
+    return sums / np.where(counts > 0, counts, np.nan)
 
 
 def touched(rows: Rows, past: Past) -> tuple[Floats, Floats]:
@@ -178,9 +216,8 @@ class _Shares:
     shares: NDArray[np.float64]
 
     @staticmethod
-    def of(codes: Array, weights: Array, total: float | None = None) -> _Shares:
+    def of(codes: Array, weights: Array, total: float) -> _Shares:
         distinct, place = np.unique(codes, return_inverse=True)
-        total = weights.sum() if total is None else total
         return _Shares(distinct, np.bincount(place, weights, len(distinct)) / (total or np.nan))
 
     def at(self, codes: Array) -> NDArray[np.float64]:

@@ -30,6 +30,7 @@ from funnel.config import CHANNELS, Config, Extra
 VERSION = 1  # rises when a formula changes that the declarations below do not spell out
 STRENGTH = 20.0  # impressions that the prior of a rate is worth
 AFFINITY_DAYS = 14.0  # half-life of an action's weight in affinities
+RECENT_DAYS = 3.0  # the same of what a user is after just now
 AGE_DAYS = 365.0  # older actions do not count in crosses
 LAST_ACTIONS = 5  # that an extra `last` looks at, where it does not say
 LAST = 20  # newest positive actions that vectors are compared with
@@ -186,9 +187,18 @@ def _extra(entry: Extra, config: Config) -> Iterator[Feature]:
         yield Feature(name, "numeric", source, formula, default, age)
 
 
+def peers_of(config: Config) -> str:
+    """The column whose values say which items are each other's peers; empty without one."""
+    return next(iter(config.data.categorical), "")
+
+
 def _item(config: Config) -> Iterator[Feature]:
     for name in dict.fromkeys((*config.data.numeric, "available")):
         yield Feature(f"item.{name}", "numeric", "item", name)
+    if peers := peers_of(config):
+        for name in config.data.numeric:
+            formula = f"s({name}) - mean of s over the generation's items of its {peers}"
+            yield Feature(f"item.{name}.in.{peers}", "numeric", "item", formula)
     yield Feature("age.days", "numeric", "item", "query.at - created_at, at least 0")
 
 
@@ -208,18 +218,29 @@ def _recall(config: Config, scene: str) -> Iterator[Feature]:
 
 def _cross(config: Config) -> Iterator[Feature]:
     weights = ", ".join(f"{a}={w:g}" for a, w in sorted(config.data.positive.items()))
-    decayed = f"positive actions ({weights}) decayed by half every {AFFINITY_DAYS:g} days"
+    decayed, fast = (
+        f"positive actions ({weights}) decayed by half every {days:g} days"
+        for days in (AFFINITY_DAYS, RECENT_DAYS)
+    )
 
     def cross(name: str, formula: str, default: float = math.nan) -> Feature:
         return Feature(name, "numeric", "cross", formula, default, AGE_DAYS)
 
     for name in config.data.categorical:
         yield cross(f"affinity.{name}", f"share of {decayed} with the item's {name}")
+        yield cross(f"recent.{name}", f"share of {fast} with the item's {name}")
+        yield cross(f"liked.{name}", f"log1p of the sum of {decayed} with the item's {name}")
+        yield cross(f"since.{name}", f"hours since the newest positive action with its {name}")
     for name in config.data.multi:
-        yield cross(f"affinity.{name}", f"mean over the item's {name} of the share of {decayed}")
+        for title, kind in (("affinity", decayed), ("recent", fast)):
+            yield cross(f"{title}.{name}", f"mean over the item's {name} of the share of {kind}")
     for name in config.data.numeric:
         formula = f"s({name}) - mean of s over {decayed}; s(x) = sign(x) log1p(|x|)"
         yield cross(f"gap.{name}", formula)
+    if peers := peers_of(config):
+        for name in config.data.numeric:
+            formula = f"item.{name}.in.{peers} - mean of it over {decayed}"
+            yield cross(f"gap.{name}.in.{peers}", formula)
     yield cross("seen.count", "actions of the user on the item", default=0.0)
     yield cross("seen.hours", "hours since the last of them")
     for space in ("behaviour", "text"):

@@ -286,8 +286,8 @@ def train(work: Work, generation: Generation, scene: str) -> dict[str, Any]:
 
 
 def blended(held: Held, logits: Array) -> tuple[float, Array]:
-    """The weight of prerank's scores beside the network's `logits` of what reached rank that gives
-    the best nDCG@10, and (R,) what it is worth, of each half by the other's choice."""
+    """The weight of prerank's scores beside the network's `logits` of what reached rank, by
+    nDCG@10, and (R,) what it is worth, of each half by the other's choice."""
     judged, near, usual = held.late.judged, held.near, float(held.near.before.mean())
 
     def ndcg(weight: float) -> Array:

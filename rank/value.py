@@ -26,6 +26,7 @@ from funnel.types import Array, Candidates, Floats, Query, taken
 LOGIT, AGE = "rank.logit", "age.days"
 ALWAYS = "available", "bid"  # numbers of catalogues that have them, named in the config or not
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # that `weighed` tries
+NEAREST = (3, 4, 2, 5, 1, 6, 7, 0)  # their places, from 1 on; prerank weighs more before less
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +189,21 @@ def likelier(
 
 
 def weighed(judge: Callable[[float], Array], counts: Array) -> tuple[float, Array]:
-    """The weight of `WEIGHTS` that `judge` (weight -> (R,) quality) likes best, and honest
-    qualities: of one half with the weight that the other half chose, so that a choice is no
-    advantage. `counts` (R,) says how much each request counts."""
+    """The weight of `WEIGHTS` nearest to 1 that `judge` (weight -> (R,) quality) does not like less
+    than the best by more than a standard error of the requests' differences (the rule of one
+    standard error, Breiman et al. 1984, "Classification and regression trees", section 3.4.3): of
+    few requests the very best is luck. And honest qualities: of one half with the weight that the
+    other half chose, so that a choice is no advantage. `counts` (R,) says how much each request
+    counts."""
     values = np.stack([judge(weight) for weight in WEIGHTS])  # (weights, R)
 
     def best(of: Array) -> int:
-        return int((values * counts)[:, of].sum(1).argmax())
+        own = (values * counts)[:, of]
+        if own.shape[1] < 2:
+            return NEAREST[0]
+        short = own[own.sum(1).argmax()] - own  # (weights, R) below the best
+        error = short.std(1, ddof=1) / np.sqrt(own.shape[1])
+        return next(place for place in NEAREST if short[place].mean() <= error[place])
 
     even = np.arange(len(counts)) % 2 == 0
     honest = np.empty(len(counts))

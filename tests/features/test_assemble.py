@@ -89,23 +89,47 @@ def naive(generation: Generation, query: Query, found: Candidates, i: int) -> di
         if query.at - t <= 365 * DAY_MS
     ]
     liked = [(other, r, w * 0.5 ** (age / 14)) for other, r, w, age in past if w > 0]
+    rapid = [(other, w * 0.5 ** (age / 3), 24 * age) for other, _, w, age in past if w > 0]
     asked_about = table[query.item] if query.item >= 0 else None
     for name in ("category", "brand"):
         coded = [(other[name], w) for other, _, w in liked if other[name] is not None]
         same = sum(w for value, w in coded if value == item[name])
         known = coded and item[name] is not None
         out[f"affinity.{name}"] = same / sum(w for _, w in coded) if known else nan
+        valued = [one for one in rapid if one[0][name] is not None]
+        mine = [(w, hours) for other, w, hours in valued if other[name] == item[name]]
+        total = sum(w for _, w, _ in valued)
+        out[f"recent.{name}"] = sum(w for w, _ in mine) / total if known else nan
+        out[f"liked.{name}"] = nan if item[name] is None else math.log1p(same)
+        out[f"since.{name}"] = min((hours for _, hours in mine), default=nan)
         known = asked_about is not None and asked_about[name] is not None
         out[f"same.{name}"] = float(asked_about[name] == item[name]) if known else nan
     tagged = [(set(other["tags"]), w) for other, _, w in liked if other["tags"]]
     weight = sum(w for _, w in tagged)
     shares = [sum(w for tags, w in tagged if tag in tags) for tag in item["tags"] or []]
     out["affinity.tags"] = sum(shares) / len(shares) / weight if shares and tagged else nan
+    tagged = [(set(other["tags"]), w) for other, w, _ in rapid if other["tags"]]
+    weight = sum(w for _, w in tagged)
+    shares = [sum(w for tags, w in tagged if tag in tags) for tag in item["tags"] or []]
+    out["recent.tags"] = sum(shares) / len(shares) / weight if shares and tagged else nan
     priced = [(math.log1p(o["price"]), w) for o, _, w in liked if o["price"] is not None]
     out["gap.price"] = nan
     if priced and item["price"] is not None:
         mean = sum(p * w for p, w in priced) / sum(w for _, w in priced)
         out["gap.price"] = math.log1p(item["price"]) - mean
+
+    def dear(one):
+        if one["price"] is None or one["category"] is None:
+            return nan
+        peers = [o["price"] for o in table if o["category"] == one["category"]]
+        logs = [math.log1p(price) for price in peers if price is not None]
+        return math.log1p(one["price"]) - sum(logs) / len(logs)
+
+    chosen = [(dear(o), w) for o, _, w in liked if not math.isnan(dear(o))]
+    out["item.price.in.category"], out["gap.price.in.category"] = dear(item), nan
+    if chosen:
+        mean = sum(d * w for d, w in chosen) / sum(w for _, w in chosen)
+        out["gap.price.in.category"] = dear(item) - mean
     own = [age for _, r, _, age in past if r == row]
     out["seen.count"] = len(own)
     out["seen.hours"] = 24 * min(own) if own else nan
@@ -187,7 +211,8 @@ def test_columns_that_the_data_set_lacks_are_missing(make_generation, config):
     assembler = Assembler(generation, other)
     fields = assembler.fields(SIMILAR, candidates(generation, [0, 1]))
     columns = dict(zip(assembler.names, fields.numbers.T, strict=True))
-    for name in ("item.stars", "gap.stars", "affinity.colour", "same.colour", "affinity.sizes"):
+    stars = "item.stars", "gap.stars", "item.stars.in.category", "gap.stars.in.category"
+    for name in (*stars, "affinity.colour", "same.colour", "affinity.sizes"):
         assert np.isnan(columns[name]).all(), name
     assert assembler.vocab["item.colour"] == assembler.vocab["item.sizes"] == 1
     assert fields.multi["item.sizes"][0].tolist() == [0, 0, 0]
@@ -243,7 +268,9 @@ def test_a_config_with_other_features_is_refused(generation, config):
     table = config.model_dump(mode="python")
     table["data"]["numeric"] = ("price", "stars")
     table["data"]["positive"] = {"click": 3.0}
-    with pytest.raises(BadConfig, match=r"adds item\.stars, gap\.stars; it lacks log\.live\.cart"):
+    with pytest.raises(
+        BadConfig, match=r"adds item\.stars, .*gap\.stars, .*it lacks log\.live\.cart"
+    ):
         Assembler(generation, parse(table), "search")
 
 

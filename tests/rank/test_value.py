@@ -52,18 +52,40 @@ def test_the_blend_adds_prerank_and_what_is_usual_where_there_is_none():
     assert blend.score(Query(), without) == pytest.approx([1.0, 1.0, 1.0])
 
 
-def test_a_weight_is_judged_on_the_requests_that_did_not_choose_it():
-    values = DRAW.random((len(WEIGHTS), 20))
-    counts = DRAW.random(20)
-    weight, honest = weighed(lambda weight: values[WEIGHTS.index(weight)], counts)
-    assert weight == WEIGHTS[(values @ counts).argmax()]
-    assert np.array_equal(honest[::2], values[(values[:, 1::2] @ counts[1::2]).argmax(), ::2])
-    assert np.array_equal(honest[1::2], values[(values[:, ::2] @ counts[::2]).argmax(), 1::2])
+def chosen(values, counts):
+    """The rule, one weight at a time: nearest to 1 within a standard error of the best."""
+    own = values * counts
+    best = max(range(len(WEIGHTS)), key=lambda place: own[place].sum())
+
+    def near(place):
+        below = own[best] - own[place]
+        return below.mean() <= below.std(ddof=1) / len(counts) ** 0.5
+
+    def far(place):
+        return abs(np.log2(WEIGHTS[place])) if WEIGHTS[place] else np.inf, -WEIGHTS[place]
+
+    return min(filter(near, range(len(WEIGHTS))), key=far)
 
 
-def test_one_request_is_judged_by_the_first_weight():
+@pytest.mark.parametrize("spread", [0.0, 0.05, 1.0])
+def test_the_weight_is_the_one_nearest_to_1_that_is_not_surely_worse(spread):
+    counts = DRAW.random(20) + 0.5
+    for peak in range(len(WEIGHTS)):
+        values = spread * DRAW.random((len(WEIGHTS), 20))
+        values -= 0.1 * np.abs(np.arange(len(WEIGHTS)) - peak)[:, None]
+        weight, honest = weighed(lambda weight, v=values: v[WEIGHTS.index(weight)], counts)
+        assert weight == WEIGHTS[chosen(values, counts)]
+        assert spread or weight == WEIGHTS[peak]
+        for own in (np.arange(20) % 2 == 0, np.arange(20) % 2 == 1):  # each by the other's choice
+            by_others = chosen(values[:, ~own], counts[~own])
+            assert np.array_equal(honest[own], values[by_others, own])
+
+
+def test_of_equals_and_of_one_request_the_weight_is_1():
+    same = DRAW.random(200)
+    assert weighed(lambda _: same, np.ones(200))[0] == 1.0
     weight, honest = weighed(lambda weight: np.array([weight]), np.ones(1))
-    assert (weight, honest.tolist()) == (WEIGHTS[-1], [WEIGHTS[0]])
+    assert (weight, honest.tolist()) == (1.0, [1.0])
 
 
 def test_a_network_that_knows_more_is_likelier_and_one_of_noise_is_not():
