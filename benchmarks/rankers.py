@@ -79,6 +79,12 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
     return [one for of_scene in rows.values() for one in of_scene]
 
 
+def configured(data: Path, config: Path | None, own: Mapping[str, Any]) -> Config:
+    """The config of a file, or what the columns of a simulated shop mean, and our `own`."""
+    shop = {"data": SHOP} if config is None and (data / "world.json").exists() else {}
+    return load(config, {**shop, **own})
+
+
 def only(scenes: list[str], table: Mapping[str, Any]) -> Config:
     """The config with no other scenes."""
     config = parse(table)
@@ -174,10 +180,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         root = keep or Path(folder)
         made = {"root": str(root / "generations"), **({"requests": train} if train else {})}
-        own: dict[str, Any] = {"build": made, "log": {"dir": ""}}
-        if config is None and (data / "world.json").exists():
-            own["data"] = SHOP
-        settings = load(config, own)
+        settings = configured(data, config, {"build": made, "log": {"dir": ""}})
         for name in scene or ():
             if name not in settings.scenes:
                 known = ", ".join(settings.scenes)
