@@ -49,7 +49,7 @@ class Data(Section):
     actions: tuple[str, ...] = Field((), description="action names beside the built-in ones")
     positive: dict[str, float] = Field(
         {"click": 1.0, "cart": 2.0, "purchase": 4.0, "like": 1.0},
-        description="actions that say a user wants an item, with their weights as labels",
+        description="actions that say a user wants an item, and how much each is worth",
     )
     text: dict[str, float] = Field(
         {"title": 2.0, "brand": 1.0, "category": 1.0, "description": 1.0},

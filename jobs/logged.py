@@ -2,10 +2,10 @@
 Samples out of the request log: what was scored is what is trained on.
 
 A logged request and its candidates go into the samples as they are, with all that was known of them
-when they were scored. A label is the highest weight (`data.positive`) among the events of the log's
-archive that name the request and the item. Rows of another generation become those of the one that
-is being built; items that it lacks are left out, and so are requests of users who were forgotten
-and pages that were degraded.
+when they were scored. A label is that of the highest weight (`data.positive`) among the events of
+the log's archive that name the request and the item. Rows of another generation become those of the
+one that is being built; items that it lacks are left out, and so are requests of users who were
+forgotten and pages that were degraded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from funnel.replay import Side, moved
 from funnel.timeline import Events, groups, read_events
 from funnel.types import NO_ITEM, Array, Floats, Rows
 from jobs.fresh import removed
+from jobs.requests import label_of
 from jobs.work import Work
 
 
@@ -48,23 +49,25 @@ class Labels:
         if origin.id not in self._opened:
             events = read_events(self._log / "events", origin, marks=marks(self._log))
             names = origin.manifest.actions
-            weights = np.array([self._positive.get(name, 0.0) for name in names], np.float32)
-            self._opened[origin.id] = events, dict(groups(events.requests)), weights
-        events, of_request, weights = self._opened[origin.id]
+            labels = np.array(
+                [label_of(self._positive.get(name, 0.0)) for name in names], np.float32
+            )
+            self._opened[origin.id] = events, dict(groups(events.requests)), labels
+        events, of_request, labels = self._opened[origin.id]
         own = of_request.get(entry.query.request_id, np.empty(0, np.int64))
         # Request ids may be used again: only the user who asked can answer.
         own = own[events.users[own] == entry.query.user_id] if entry.query.user_id else own
-        return _best(entry.candidates.rows, events.rows[own], weights[events.actions[own]])
+        return _best(entry.candidates.rows, events.rows[own], labels[events.actions[own]])
 
 
-def _best(rows: Rows, done: Rows, weights: Floats) -> Floats:
-    """(n,) the largest weight of each row, 0 where nothing was done."""
+def _best(rows: Rows, done: Rows, each: Floats) -> Floats:
+    """(n,) the largest label of each row, 0 where nothing was done."""
     labels = np.zeros(len(rows), np.float32)
     order = np.argsort(rows, kind="stable")
     place = np.searchsorted(rows[order], done)
     there = place < len(rows)
     there[there] = rows[order][place[there]] == done[there]
-    np.maximum.at(labels, order[place[there]], weights[there])
+    np.maximum.at(labels, order[place[there]], each[there])
     return labels
 
 

@@ -163,12 +163,19 @@ def _sorted(entry: Column) -> Column:
     return F.sort_array(F.collect_list(entry))
 
 
+def label_of(weight: float) -> float:
+    """The label of an action of that weight in `data.positive`, as a float32 holds it. The gain of
+    a label is 2^label - 1 everywhere, as of a grade, so an action's gain is its weight: a purchase
+    of weight 4 counts as much as four clicks of weight 1."""
+    return float(np.float32(np.log2(1 + weight)))
+
+
 def outcome(after: Sequence[Mapping[str, Any]], typed: bool) -> Outcome:
     """What became of a request, from the events that followed it in order of time.
 
-    The label of an item is the highest weight that an action on it has, in the request itself. To
-    that come, where a query was `typed`, actions later in the visit on what the request had shown;
-    elsewhere any later ones, until `NEXT` items are wanted.
+    The label of an item is that of the highest weight that an action on it has, in the request
+    itself. To that come, where a query was `typed`, actions later in the visit on what the request
+    had shown; elsewhere any later ones, until `NEXT` items are wanted.
     """
     found: dict[int, tuple[float, int]] = {}
     shown = {event["row"] for event in after if event["own"]}
@@ -183,7 +190,7 @@ def outcome(after: Sequence[Mapping[str, Any]], typed: bool) -> Outcome:
                 continue
         if event["own"] and weight <= 0:  # an impression
             position = event["position"] or 1 + sum(at > 0 for _, at in found.values())
-        found[row] = (max(label, weight), place or position)
+        found[row] = (max(label, label_of(weight)), place or position)
     return found
 
 

@@ -34,6 +34,7 @@ from jobs.distilled import Lesson, teach, teacher
 from jobs.fresh import fresh, removed
 from jobs.judged import Judged, Parted, compared, interval, lacking, scenes, streamed
 from jobs.judged import weighed as weighed_requests
+from jobs.requests import label_of
 from jobs.train_prerank import matrix, told
 from jobs.work import Work
 from prerank.gbdt import Model, predict, usable
@@ -111,12 +112,12 @@ def heads(work: Work, labels: Floats) -> tuple[Head, ...]:
     another and is frequent enough to learn from."""
     actions: dict[float, str] = {}
     for name, weight in work.config.data.positive.items():
-        actions.setdefault(weight, name)
+        actions.setdefault(label_of(weight), name)
     found, below = [Head("click", 0.0)], min(actions)
-    for weight in sorted(actions)[1:]:
+    for label in sorted(actions)[1:]:
         if (labels > below).sum() >= RARE:
-            found.append(Head(actions[weight], below))
-        below = weight
+            found.append(Head(actions[label], below))
+        below = label
     return tuple(found)
 
 

@@ -223,7 +223,7 @@ def parameters(settings: Prerank, levels: Floats, seed: int, rows: int) -> dict[
         "verbosity": -1,
     }
     if settings.objective != "binary":
-        # The gains of the metric that decides: 2^label - 1, whatever weights the config gives.
+        # The gains of the metric that decides: 2^label - 1, of labels that need not be whole.
         gains = np.exp2(levels.astype(np.float64)) - 1
         params |= {"metric": "ndcg", "eval_at": [STOP_AT], "label_gain": gains.tolist()}
         params |= {"lambdarank_truncation_level": 2 * AT}

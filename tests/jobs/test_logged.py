@@ -129,7 +129,7 @@ def test_samples_from_the_log_are_what_was_logged(work: Work) -> None:
         sample = found[one.query.request_id]
         labels = np.zeros(6, np.float32)
         if place == 0:
-            labels[2] = 4.0
+            labels[2] = np.log2(1 + 4.0)  # of a purchase, whose gain is its weight
         if place == 3:
             labels[5] = 1.0
         np.testing.assert_array_equal(sample.labels, labels)

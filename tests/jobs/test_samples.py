@@ -31,6 +31,7 @@ CONFIG: dict[str, Any] = {
     "build": {"holdout": 0.1, "sample_share": 0.5, "negatives": 4},
     "scenes": {"home": {"exclude": ["purchase"]}},
 }
+PURCHASE = float(np.float32(np.log2(1 + 4.0)))  # its label: the gain, 2^label - 1, is its weight
 FUTURE = 11  # the row of an item that nobody touches before the last hour
 
 
@@ -225,9 +226,9 @@ def test_a_label_is_the_best_of_what_the_user_wanted_next(
             row = int(event["item_id"][1:])
             if row in best or len(best) < 10:
                 best[row] = max(best.get(row, 0.0), weights[event["action"]])
-        rows = entry.candidates.rows.tolist()
-        assert entry.labels.tolist() == [best.get(row, 0.0) for row in rows]
-        purchases += 4.0 in entry.labels
+        worth = [best.get(row, 0.0) for row in entry.candidates.rows.tolist()]
+        np.testing.assert_allclose(np.exp2(entry.labels) - 1, worth, rtol=1e-6)  # its gain in nDCG
+        purchases += 4.0 in worth
         elsewhere += ((entry.labels > 0) & (entry.positions == 0)).sum()
     assert purchases > 3
     assert elsewhere > 3
@@ -375,10 +376,10 @@ def test_purchases_later_in_the_visit_count_for_what_was_shown_only() -> None:
         happened(3, 4.0, False),
         happened(2, 4.0, False, visit=False),
     ]
-    assert became(after, typed=True) == {1: (4.0, 1), 2: (0.0, 2)}
+    assert became(after, typed=True) == {1: (PURCHASE, 1), 2: (0.0, 2)}
 
 
-def test_where_nothing_was_typed_the_next_ten_followingcount_and_no_more() -> None:
+def test_where_nothing_was_typed_the_next_ten_items_count_and_no_more() -> None:
     after = [happened(row, 1.0, row == 0) for row in range(15)]
     after.insert(1, happened(20, 0.0, False))
     assert list(became(after, typed=False)) == list(range(10))
@@ -388,7 +389,7 @@ def test_where_nothing_was_typed_the_next_ten_followingcount_and_no_more() -> No
     found = became(after, typed=False)
     assert found[30] == (1.0, 1)
     assert found[31] == (0.0, 2)
-    assert found[3] == (4.0, 0)
+    assert found[3] == (PURCHASE, 0)
     assert [row for row, (label, _) in found.items() if label > 0] == [30, *range(9)]
 
 
