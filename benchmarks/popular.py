@@ -29,9 +29,9 @@ import typer
 
 from benchmarks import harness
 from benchmarks.behaviour import asked as asked_by
+from benchmarks.shop import columns
 from funnel.catalogue import id_hash, write_catalogue
 from funnel.config import Config, parse
-from funnel.demo import SHOP
 from funnel.generation import Generation, Manifest
 from funnel.metrics import ndcg_at_k, recall_at_k
 from funnel.types import Array, Candidates
@@ -209,7 +209,7 @@ def main(
             spark = session("local[2]", scratch=root / "spark")
             validate(spark, Path(place) / "shop")
         found = data or Path(place) / "shop"
-        table: dict[str, Any] = dict(SHOP) if (found / "world.json").exists() else {}
+        table = columns(found)
         if config is not None:
             table = tomllib.loads(config.read_text())["data"]
         made = measure(found, root, table, by)

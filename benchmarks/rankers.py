@@ -25,9 +25,9 @@ import numpy as np
 import typer
 
 from benchmarks import harness
+from benchmarks.shop import configured
 from benchmarks.truth import TRUE, Watched
-from funnel.config import Config, load, merged, parse
-from funnel.demo import SHOP
+from funnel.config import Config, merged, parse
 from funnel.evaluate import Report, evaluate
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
@@ -77,12 +77,6 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
                 rows[scene].append(row(orders, scene, order, "prerank", first))
             rows[scene][-1] |= about(report, generation, took)
     return [one for of_scene in rows.values() for one in of_scene]
-
-
-def configured(data: Path, config: Path | None, own: Mapping[str, Any]) -> Config:
-    """The config of a file, or what the columns of a simulated shop mean, and our `own`."""
-    shop = {"data": SHOP} if config is None and (data / "world.json").exists() else {}
-    return load(config, {**shop, **own})
 
 
 def only(scenes: list[str], table: Mapping[str, Any]) -> Config:

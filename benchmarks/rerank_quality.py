@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from benchmarks import harness
+from benchmarks.shop import configured
 from funnel.catalogue import id_hash
-from funnel.config import Config, load, merged, parse
+from funnel.config import Config, merged, parse
 from funnel.evaluate import Case, requests
 from funnel.generation import Generation, current
 from funnel.metrics import bootstrap_interval, ndcg_at_k
@@ -196,7 +197,9 @@ def main(
     """What diversity costs and gives."""
     with tempfile.TemporaryDirectory() as folder:
         root = keep or Path(folder)
-        settings = load(config, {"build": {"root": str(root / "generations")}, "log": {"dir": ""}})
+        settings = configured(
+            data, config, {"build": {"root": str(root / "generations")}, "log": {"dir": ""}}
+        )
         places = Path(settings.build.root)
         id = current(places) if (places / "CURRENT").exists() else build(data, settings)
         generation = Generation.open(places / id)

@@ -19,9 +19,9 @@ import numpy as np
 import typer
 
 from benchmarks import harness
+from benchmarks.shop import columns
 from funnel.catalogue import id_hash
 from funnel.config import Config, parse
-from funnel.demo import SHOP
 from funnel.generation import Generation
 from funnel.metrics import ndcg_at_k, recall_at_k
 from funnel.types import Candidates, Query
@@ -122,7 +122,7 @@ def main(
             spark = session("local[2]", scratch=root / "spark")
             validate(spark, Path(place) / "shop")
         found = data or Path(place) / "shop"
-        made = measure(found, root, SHOP if (found / "world.json").exists() else {})
+        made = measure(found, root, columns(found))
     harness.show("vectors", str(data or f"simulated shop, {size}"), made, json)
 
 

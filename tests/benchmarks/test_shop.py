@@ -1,10 +1,10 @@
-"""What `benchmarks.rankers` takes the columns of a data set to mean."""
+"""What benchmarks take the columns of a data set to mean."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.rankers import configured
+from benchmarks.shop import configured
 from funnel.config import Config
 from funnel.demo import SHOP
 
