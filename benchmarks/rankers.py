@@ -6,10 +6,10 @@ network once) and measured as `funnel evaluate` does: graded queries, or events 
 neither training nor the decision whether a model is used has seen. `rank` is used whatever
 validation said, so that every network is seen at work; `on` says what validation said. Beside the
 orders of recall, prerank and rank stands the network's own, `network`, which the order of rank adds
-to prerank's. Every order has nDCG@10 and GAUC, with what it is above the one before it and by
+to prerank's. Every order has nDCG@10, AUC and GAUC, with what it is above the one before it and by
 how much a network is above DeepFM, as 95 % bootstrap intervals of the requests' differences; of a
-simulated world also what its truth says (benchmarks/truth.py). AUC and ECE are those of the
-validation split; ECE that of the head it names.
+simulated world also what its truth says (benchmarks/truth.py). `valid AUC` is the network's own on
+the validation split, ECE there that of the head it names.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ from funnel.pipeline import Pipeline, offline, ranked
 from funnel.stage import Hydrator
 from funnel.types import Array
 from funnel.world import load as load_world
-from jobs.build import build
+from jobs.build import build, published
+from jobs.work import Work
 from rank.models import MODELS
 from rank.value import LOGIT
 
-METRICS = "nDCG@10", "GAUC"
+METRICS = "nDCG@10", "AUC", "GAUC"
 FIRST = next(iter(MODELS))  # what the other networks are compared with
 Values = Mapping[str, Array]  # metric -> one value a request
 
@@ -53,8 +54,9 @@ def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[d
             scene["rank"]["model"] = "auto"
         built = only(scenes, table)
         begin = time.perf_counter()
-        generation = Generation.open(Path(built.build.root) / build(data, built))
-        took = time.perf_counter() - begin
+        kept = published(Work.open(data, built))
+        generation = Generation.open(Path(built.build.root) / (kept or build(data, built)))
+        took = None if kept else time.perf_counter() - begin
         for scene, own in table["scenes"].items():
             if generation.has(f"rank/{scene}/model.safetensors"):
                 own["rank"]["model"] = "on"
@@ -130,7 +132,7 @@ def row(
         for title, other in (("over the stage before", before), (f"over {FIRST}", first)):
             text = difference(own[metric], orders[scene, other][metric]) if other else ""
             found[f"{metric} {title}"] = text
-    return found | dict.fromkeys(("on", "AUC", "ECE", "prerank keeps", "build s"), "")
+    return found | dict.fromkeys(("on", "valid AUC", "ECE", "prerank keeps", "build s"), "")
 
 
 def difference(values: Array, others: Array) -> str:
@@ -139,7 +141,7 @@ def difference(values: Array, others: Array) -> str:
     return f"{more.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def about(report: Report, generation: Generation, took: float) -> dict[str, Any]:
+def about(report: Report, generation: Generation, took: float | None) -> dict[str, Any]:
     """What the generation says of the scene's ranker."""
     path = f"rank/{report.scene}/meta.json"
     meta: dict[str, Any] = generation.json(path) if generation.has(path) else {"on": False}
@@ -147,10 +149,10 @@ def about(report: Report, generation: Generation, took: float) -> dict[str, Any]
     heads = metrics.get("heads", {})
     return {
         "on": str(meta["on"]),
-        "AUC": metrics.get("AUC", ""),
+        "valid AUC": metrics.get("AUC", ""),
         "ECE": " ".join(f"{head} {one['ECE']:.4f}" for head, one in heads.items()),
         "prerank keeps": "" if report.fidelity is None else report.fidelity,
-        "build s": took,
+        "build s": "" if took is None else took,
     }
 
 
@@ -162,7 +164,10 @@ def main(
             help="Its config; the root is not used. A simulated shop's columns need none."
         ),
     ] = None,
-    keep: Annotated[Path | None, typer.Option(help="Where generations are kept.")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Where generations are kept; what is there is not built again."),
+    ] = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene (repeat).")] = None,
     train: Annotated[
         int, typer.Option(help="Requests of a scene to train on; 0: build.requests.")

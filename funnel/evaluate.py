@@ -7,7 +7,8 @@ positively from then on. Search with grades: the queries of the test split, with
 
 Every stage's order is measured on the same requests: recall's, prerank's, rank's and the page's,
 each followed by what the stage before had left, so that one list gives nDCG@10, recall@100 and
-GAUC: how well it tells what is relevant from the rest of what recall found.
+GAUC: how well it tells what is relevant from the rest of what recall found. AUC asks the same of
+all requests together: whether scores of one request mean the same in another.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from funnel.errors import BadData
 from funnel.forgotten import marks
 from funnel.gateway import excluded_rows, user_columns
 from funnel.generation import Generation
-from funnel.metrics import bootstrap_interval, mrr_at_k, ndcg_at_k, recall_at_k
+from funnel.metrics import auc_values, bootstrap_interval, mrr_at_k, ndcg_at_k, recall_at_k
 from funnel.passages import PARENT, representatives
 from funnel.pipeline import Pipeline
 from funnel.stage import Hydrator, Stage
@@ -316,7 +317,8 @@ def report(
         gains = [_gains(rows[:DEPTH], case) for rows, (case, _) in pairs]
         ideal = [np.asarray(case.grades, np.float64) for case, _ in measured]
         apart = [told_apart(rows, left["recall"].rows, case.rows) for rows, (case, left) in pairs]
-        values[name] = {**_metrics(gains, ideal), "GAUC": np.array(apart)}
+        together = told_apart_together(measured, name)
+        values[name] = {**_metrics(gains, ideal), "AUC": together, "GAUC": np.array(apart)}
     figures = {
         name: {metric: _figure(v[~np.isnan(v)]) for metric, v in of.items()}
         for name, of in values.items()
@@ -355,6 +357,45 @@ def told_apart(ranked: Rows, recalled: Rows, relevant: Rows) -> float:
     behind = others - np.searchsorted(rest, places[wanted], "right")
     tied = others - behind - np.searchsorted(rest, places[wanted], "left")
     return float((behind + 0.5 * tied).sum() / (ones * others))
+
+
+def told_apart_together(
+    measured: Sequence[tuple[Case, Mapping[str, Candidates]]], name: str
+) -> Array:
+    """One value a request, their mean the AUC of an order's scores over what was recalled in all
+    requests together: what a stage kept stands above what it cut, which has its score of before.
+    NaN for orders without scores, the page's and that by popularity."""
+    if name in ("page", "popularity"):
+        return np.full(len(measured), np.nan)
+    recalled = [np.unique(left["recall"].rows) for _, left in measured]
+    wanted = [np.isin(rows, case.rows) for rows, (case, _) in zip(recalled, measured, strict=True)]
+    known = [_scored(rows, left, name) for rows, (_, left) in zip(recalled, measured, strict=True)]
+    scores = np.concatenate(known, axis=1)
+    order = np.lexsort(scores)
+    ordered = scores[:, order]
+    above = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
+    place = np.zeros(len(order), np.int64)
+    place[order[1:]] = np.cumsum(above)
+    owners = np.repeat(np.arange(len(measured)), [len(rows) for rows in recalled])
+    return auc_values(np.concatenate(wanted), place, owners, len(measured))
+
+
+def _scored(recalled: Rows, left: Mapping[str, Candidates], name: str) -> Array:
+    """(2, N) of each recalled item the score and, above it, how many stages have kept it."""
+    found = np.stack([np.full(len(recalled), -np.inf), np.zeros(len(recalled))])
+    if name in STAGES:
+        stages = [left[stage] for stage in STAGES[: STAGES.index(name) + 1]]
+        lists = [(one.rows, np.where(np.isnan(one.scores), -np.inf, one.scores)) for one in stages]
+    else:  # a channel's own
+        column = left["recall"].columns.get(name, np.empty(0))
+        here = np.flatnonzero(np.isfinite(column))
+        lists = [(left["recall"].rows[here], column[here])]
+    for kept, (rows, scores) in enumerate(lists, 1):
+        by_row = np.lexsort((scores, rows))  # of several passages the best
+        own, last = np.unique(rows[by_row][::-1], return_index=True)
+        at = np.searchsorted(recalled, own)
+        found[:, at] = scores[by_row][::-1][last], np.full(len(own), kept)
+    return found
 
 
 def _documents(

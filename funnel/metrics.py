@@ -75,6 +75,28 @@ def auc(labels: Array, scores: Array) -> float:
     return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n))
 
 
+def auc_values(labels: Array, scores: Array, owners: Array, count: int) -> Array:
+    """(R,) a value a request, of which the mean is the AUC of all candidates together; how it
+    scatters over the `count` requests says how sure that is (Obuchowski 1997, "Nonparametric
+    analysis of clustered ROC curve data"). `owners` (N,) says whose each candidate is. NaN without
+    a positive or a negative."""
+    positive = np.asarray(labels) > 0
+    p, n = int(positive.sum()), int((~positive).sum())
+    if not p or not n:
+        return np.full(count, np.nan)
+    values, place = np.unique(np.asarray(scores), return_inverse=True)
+    ones = np.bincount(place[positive], minlength=len(values))
+    others = np.bincount(place[~positive], minlength=len(values))
+    above = (np.cumsum(others) - others / 2) / n  # share of the negatives that a positive beats
+    below = 1 - (np.cumsum(ones) - ones / 2) / p  # share of the positives that beat a negative
+    mean = float((above * ones).sum() / p)
+    found = np.full(count, mean)
+    for kind, share, total in ((positive, above, p), (~positive, below, n)):
+        off = share[place[kind]] - mean
+        found += np.bincount(owners[kind], off, count) * (count / total)
+    return found
+
+
 def gauc(labels: Array, scores: Array, groups: Array) -> float:
     """AUC within each group (a request, a user), weighted by its size; groups with one kind of
     label are left out (Zhou et al. 2018, "Deep interest network"). NaN without any group."""

@@ -362,6 +362,15 @@ def run(
 Tell = Callable[[Step, Mapping[str, Any] | None, float], None]
 
 
+def published(work: Work, steps: Sequence[Step] = STEPS) -> str | None:
+    """The generation that a build published out of just what is there now, where it still is."""
+    keys: dict[str, str] = {}
+    for step in steps:
+        keys[step.name] = key(step, work, keys)
+    id = read_state(work.root).get("published", {}).get(keys[steps[-1].name])
+    return id if id and (Path(work.config.build.root) / id / MANIFEST).exists() else None
+
+
 def _forget(work: Work, step: Step) -> None:
     state = read_state(work.root)
     if state.get("steps", {}).pop(step.name, None):
@@ -373,6 +382,8 @@ def _remember(work: Work, step: Step, key: str, metrics: Mapping[str, Any], seco
     made = [name for name in (*step.makes, *step.keeps) if (work.root / name).exists()]
     entry = {"key": key, "made": made, "metrics": metrics, "seconds": round(seconds, 2)}
     state.setdefault("steps", {})[step.name] = entry
+    if "generation" in metrics:
+        state.setdefault("published", {})[key] = metrics["generation"]
     write_state(work.root, state)
 
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from funnel.catalogue import write_catalogue
 from funnel.config import parse
 from funnel.errors import BadData
-from funnel.evaluate import Case, held_out_cases, orders, report, told_apart
+from funnel.evaluate import Case, held_out_cases, orders, report, told_apart, told_apart_together
 from funnel.generation import Generation, Manifest
 from funnel.timeline import Timeline, groups, read_events
 from funnel.types import Candidates, Query, Step
@@ -164,6 +164,8 @@ def test_a_report_measures_by_hand_checkable_numbers(generation: Generation) -> 
     assert found.orders["page"]["Recall@100"].mean == 1.0
     assert found.orders["recall"]["GAUC"].mean == 1.0
     assert found.orders["page"]["GAUC"].mean == 0.0  # 1 stands above 2 and 5
+    assert found.orders["prerank"]["AUC"].mean == 0.25  # 2 ties with 1, and 5 was cut
+    assert np.isnan(found.orders["page"]["AUC"].mean)  # places are no scores
     # Popularity lists 1, 2, ... without the excluded 0: what is relevant stands second and fifth.
     assert found.orders["popularity"]["MRR"].mean == pytest.approx(0.5)
     assert found.coverage == pytest.approx(0.1)
@@ -179,6 +181,28 @@ def test_gauc_is_the_area_under_the_curve_of_a_requests_recalled_items(listed: i
     score = [-places.get(row, 1000) for row in recalled.tolist()]
     expected = roc_auc_score(np.isin(recalled, relevant), score)
     assert told_apart(ranked, recalled, relevant) == pytest.approx(expected)
+
+
+def test_auc_is_of_all_requests_together_and_what_was_cut_comes_last() -> None:
+    draw = np.random.default_rng(5)
+    labels, scores, measured = [], [], []
+    for size in (30, 50, 20):
+        rows = draw.permutation(100)[:size].astype(np.int32)
+        said = draw.integers(0, 9, size).astype(np.float32)
+        better = draw.normal(size=size // 2).astype(np.float32)
+        better[0] = np.nan  # has no value, so it comes last of what was kept
+        relevant = rows[draw.random(size) < 0.3]
+        trail = {
+            "recall": Candidates(rows, said, {"recall.bm25": np.where(said > 4, said, np.nan)}),
+            "prerank": Candidates(rows[: size // 2], better),
+        }
+        measured.append((Case(Query(), relevant, np.ones(len(relevant))), trail))
+        labels.append(np.isin(rows, relevant))
+        cut = [*np.where(np.isnan(better), 50, 100 + better), *said[size // 2 :]]
+        scores.append((said, np.maximum(said, 4), cut))
+    for at, name in enumerate(("recall", "recall.bm25", "prerank")):
+        expected = roc_auc_score(np.concatenate(labels), np.concatenate([s[at] for s in scores]))
+        assert told_apart_together(measured, name).mean() == pytest.approx(expected)
 
 
 def test_gauc_is_not_known_where_nothing_relevant_was_recalled() -> None:

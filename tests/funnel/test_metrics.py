@@ -11,6 +11,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from funnel.metrics import (
     auc,
+    auc_values,
     bootstrap_interval,
     ece,
     gauc,
@@ -77,6 +78,24 @@ def test_auc_equals_scikit_learns_and_counts_ties_half(pairs: list[tuple[bool, i
         assert math.isnan(auc(labels, scores))
     else:
         assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+
+
+def test_values_of_auc_are_its_mean_and_scatter_as_it_does() -> None:
+    draw = np.random.default_rng(2)
+    sizes = draw.integers(2, 40, 300)
+    owners = np.repeat(np.arange(300), sizes)
+    ease = np.repeat(draw.normal(size=300), sizes)  # candidates of a request resemble each other
+    scores = np.round(draw.normal(size=len(owners)) + ease, 1)
+    labels = (scores + draw.normal(size=len(owners)) + ease > 1.5).astype(int)
+    values = auc_values(labels, scores, owners, 300)
+    assert values.mean() == pytest.approx(roc_auc_score(labels, scores))
+    parts = np.split(np.arange(len(owners)), np.cumsum(sizes)[:-1])
+    again = []
+    for _ in range(400):  # the bootstrap that draws whole requests
+        rows = np.concatenate([parts[at] for at in draw.integers(0, 300, 300)])
+        again.append(roc_auc_score(labels[rows], scores[rows]))
+    assert values.std() / math.sqrt(300) == pytest.approx(np.std(again), rel=0.15)
+    assert np.isnan(auc_values(np.ones(3), np.ones(3), np.zeros(3, int), 1)).all()
 
 
 def test_gauc_weighs_groups_by_size_and_skips_those_of_one_kind() -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from funnel.config import merged, parse
 from funnel.errors import BadGeneration
 from funnel.generation import Generation, current, generations
 from jobs import golden, publish
 from jobs.build import STEPS, run
+from jobs.build import published as known
 from jobs.work import Work
 
+OTHER = {"store": {"timeout_ms": 7}}
 NOW = 1_700_000_000_000
 LEARNED = ("train_prerank", "train_rank")  # nothing to learn from here; torch loads for seconds
 SHORT = tuple(
@@ -88,3 +91,14 @@ def test_building_again_changes_no_published_file(work: Work) -> None:
     run(work, force=True, steps=SHORT)
     first.check(all_bytes=True)
     assert published(work).id != first.id
+
+
+def test_what_was_published_is_known_again_when_the_config_is_changed_back(work: Work) -> None:
+    run(work, steps=SHORT)
+    first = known(work, SHORT)
+    other = Work.open(work.data, parse(merged(work.config.model_dump(mode="json"), OTHER)))
+    assert known(other, SHORT) is None
+    run(other, steps=SHORT)
+    assert known(other, SHORT) == published(work).id != first
+    assert known(work, SHORT) == first
+    assert Generation.open(Path(work.config.build.root) / str(first)).config == work.config
