@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -224,6 +225,8 @@ def _faithful(fidelity: float | None) -> str:
 
 
 def _figure(figure: Figure) -> str:
+    if isnan(figure.mean):  # nothing to measure it on
+        return "-"
     return f"{figure.mean:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
 
 
