@@ -108,9 +108,9 @@ def asked(
         settings,
         data,
         pipelines,
+        partial(ranked, generation, settings),
         list(settings.scenes),
         most,
-        ranked=partial(ranked, generation, settings),
     )
     found: dict[str, tuple[Report, dict[str, Values]]] = {}
     for report in reports:

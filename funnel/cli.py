@@ -648,10 +648,10 @@ def evaluate(
             settings,
             data,
             lambda counters: offline(opened, settings, counters),
+            lambda counters: ranked(opened, settings, counters),
             scene or list(settings.scenes),
             most,
             lambda name, done, total: tell(f"evaluating {name}", done, total),
-            lambda counters: ranked(opened, settings, counters),
         )
     _print({r.scene: r for r in reports}, as_json, Group(*map(evaluation, reports)))
 

@@ -26,7 +26,7 @@ from funnel.errors import FunnelError, Unavailable
 from funnel.evaluate import evaluate
 from funnel.generation import Generation, current
 from funnel.page import Ask, Page
-from funnel.pipeline import offline
+from funnel.pipeline import offline, ranked
 from funnel.remote import RemoteFeatures, RemoteFunnel
 from funnel.show import CONSOLE, evaluation, table
 from funnel.show import page as shown
@@ -75,6 +75,7 @@ def run(config: Config, data: Path | None, size: str) -> None:
             config,
             data,
             lambda counters: offline(generation, config, counters),
+            lambda counters: ranked(generation, config, counters),
             list(config.scenes),
             most=500,
         )

@@ -222,10 +222,10 @@ def evaluate(
     config: Config,
     data: Path,
     pipelines: Callable[[Hydrator | None], Mapping[str, Pipeline]],
+    ranked: Callable[[Hydrator | None], Mapping[str, Stage]],
     scenes: Sequence[str],
     most: int = 1000,
     progress: Callable[[str, int, int], None] = lambda scene, done, total: None,
-    ranked: Callable[[Hydrator | None], Mapping[str, Stage]] = lambda counters: {},
 ) -> list[Report]:
     """One report a scene that the data set can measure.
 

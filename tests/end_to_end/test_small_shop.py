@@ -153,6 +153,7 @@ def test_the_evaluation_prints_every_order_with_intervals(
                     assert 0 <= figure["low"] <= figure["mean"] <= figure["high"] <= 1
         shares = [report["survival"][name] for name in ("recall", "prerank", "rank", "rerank")]
         assert shares == sorted(shares, reverse=True)
+    assert found["home"]["fidelity"] >= 0.95  # of rank's first, let through by prerank
     home = found["home"]["orders"]
     assert home["page"]["nDCG@10"]["mean"] > home["popularity"]["nDCG@10"]["mean"]
 
