@@ -82,8 +82,7 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
     parts = [HEAD]
     for one in results:
         parts.append(f"\n## `{one['command']}`\n")
-        took = "" if one["seconds"] is None else f"{one['seconds']:g} s in all"  # None: not one run
-        about = [one["data"], one["machine"], one["date"], took]
+        about = [one["data"], one["machine"], one["date"], f"{one['seconds']:g} s in all"]
         parts.append(" · ".join(str(part) for part in about if part) + "\n")
         names = list(dict.fromkeys(name for row in one["rows"] for name in row))
         parts.append("| " + " | ".join(names) + " |")
