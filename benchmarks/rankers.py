@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,14 +26,15 @@ import typer
 
 from benchmarks import harness
 from benchmarks.shop import configured
-from benchmarks.truth import TRUE, Watched
+from benchmarks.truth import TRUE, truly
+from features.counts import Counts
 from funnel.config import Config, merged, parse
-from funnel.evaluate import Report, evaluate
+from funnel.evaluate import Case, Report, let_through, report, requests
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
-from funnel.pipeline import Pipeline, offline, ranked
-from funnel.stage import Hydrator
-from funnel.types import Array
+from funnel.pipeline import local, ranked
+from funnel.stage import Hydrator, Stage
+from funnel.types import Array, Candidates
 from funnel.world import load as load_world
 from jobs.build import build, published
 from jobs.work import Work
@@ -45,40 +46,51 @@ FIRST = next(iter(MODELS))  # what the other networks are compared with
 Values = Mapping[str, Array]  # metric -> one value a request
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Built:
+    """A network's generation, and the config that builds it."""
+
+    name: str
+    generation: Generation
+    table: Mapping[str, Any]
+    took: float | None  # seconds; None where it was kept
+
+    def settings(self, scene: str, value: str = "") -> Config:
+        """The config of one scene, with its model on; `value` is what rank orders by."""
+        path, own = f"rank/{scene}/model.safetensors", {"value": value}
+        there = {"model": "on"} if self.generation.has(path) else {}
+        return only([scene], merged(self.table, {"scenes": {scene: {"rank": own | there}}}))
+
+
 def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[dict[str, Any]]:
-    rows: dict[str, list[dict[str, Any]]] = {}
-    orders: dict[tuple[str, str], Values] = {}  # of each scene, by name
-    for name in MODELS:
-        table = merged(config.model_dump(mode="json"), {"rank": {"network": name}})
-        for scene in table["scenes"].values():
-            scene["rank"]["model"] = "auto"
-        built = only(scenes, table)
-        begin = time.perf_counter()
-        kept = published(Work.open(data, built))
-        generation = Generation.open(Path(built.build.root) / (kept or build(data, built)))
-        took = None if kept else time.perf_counter() - begin
-        for scene, own in table["scenes"].items():
-            if generation.has(f"rank/{scene}/model.safetensors"):
-                own["rank"]["model"] = "on"
-        reports = asked(generation, only(scenes, table), data, most)
-        for own in table["scenes"].values():
-            own["rank"]["value"] = LOGIT
-        alone = asked(generation, only(scenes, table), data, most)
-        for scene, (report, values) in reports.items():
-            if scene not in rows:
-                for stage in ("recall", "prerank"):
-                    orders[scene, stage] = values[stage]
-                rows[scene] = [
-                    row(orders, scene, "recall", ""),
-                    row(orders, scene, "prerank", "recall"),
-                ]
-            orders[scene, name] = alone[scene][1]["rank"]
-            orders[scene, f"rank by {name}"] = values["rank"]
-            for order in (name, f"rank by {name}"):
-                first = order.replace(name, FIRST) if name != FIRST else ""
-                rows[scene].append(row(orders, scene, order, "prerank", first))
-            rows[scene][-1] |= about(report, generation, took)
-    return [one for of_scene in rows.values() for one in of_scene]
+    built = [one_built(data, config, scenes, name) for name in MODELS]
+    rows: list[dict[str, Any]] = []
+    for scene in scenes:
+        reports = judged(built, data, scene, most)
+        if not reports:
+            continue
+        orders = {name: values for name, (_, values) in reports.items()}
+        rows += [
+            row(orders, scene, "recall", ""),
+            row(orders, scene, "prerank", "recall"),
+        ]
+        for one in built:
+            for order in (one.name, f"rank by {one.name}"):
+                first = order.replace(one.name, FIRST) if one.name != FIRST else ""
+                rows.append(row(orders, scene, order, "prerank", first))
+            rows[-1] |= about(reports[f"rank by {one.name}"][0], one)
+    return rows
+
+
+def one_built(data: Path, config: Config, scenes: list[str], name: str) -> Built:
+    table = merged(config.model_dump(mode="json"), {"rank": {"network": name}})
+    for scene in table["scenes"].values():
+        scene["rank"]["model"] = "auto"
+    settings = only(scenes, table)
+    begin = time.perf_counter()
+    kept = published(Work.open(data, settings))
+    generation = Generation.open(Path(settings.build.root) / (kept or build(data, settings)))
+    return Built(name, generation, table, None if kept else time.perf_counter() - begin)
 
 
 def only(scenes: list[str], table: Mapping[str, Any]) -> Config:
@@ -87,50 +99,80 @@ def only(scenes: list[str], table: Mapping[str, Any]) -> Config:
     return config.model_copy(update={"scenes": {name: config.scenes[name] for name in scenes}})
 
 
-def asked(
-    generation: Generation, settings: Config, data: Path, most: int
-) -> dict[str, tuple[Report, dict[str, Values]]]:
-    """Scene by scene what `funnel evaluate` says, and the values of every order with those that
-    only a simulated world knows."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Stages:
+    """What a network makes of recall's candidates: prerank, then rank with it and without it."""
+
+    prerank: Stage
+    ranks: Mapping[str, Stage]  # order -> rank
+    whole: Stage | None  # prerank and rank, cutting nothing between
+
+    @staticmethod
+    def of(built: Built, scene: str, counters: Hydrator) -> Stages:
+        both, alone = built.settings(scene), built.settings(scene, LOGIT)
+        stages = local(built.generation, both, counters, ("prerank", "rank"))[scene]
+        other = local(built.generation, alone, counters, ("rank",))[scene]
+        ranks = {f"rank by {built.name}": stages["rank"], built.name: other["rank"]}
+        whole = ranked(built.generation, both, counters).get(scene)
+        return Stages(stages["prerank"], ranks, whole)
+
+
+def judged(
+    built: Sequence[Built], data: Path, scene: str, most: int
+) -> dict[str, tuple[Report, Values]]:
+    """Every order's report, and its values request by request with those that only a simulated
+    world knows. All networks are asked for the same requests, each once; nothing where the data set
+    has none."""
     world = load_world(data) if (data / "world.json").exists() else None
-    true: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in settings.scenes}
-
-    def pipelines(counters: Hydrator | None) -> dict[str, Pipeline]:
-        made = offline(generation, settings, counters)
-        if world is None:
-            return made
-        return {
-            name: Watched(one.stages, one.order, world, true[name]) for name, one in made.items()
-        }
-
-    reports = evaluate(
-        generation,
-        settings,
-        data,
-        pipelines,
-        partial(ranked, generation, settings),
-        list(settings.scenes),
-        most,
-    )
-    found: dict[str, tuple[Report, dict[str, Values]]] = {}
-    for report in reports:
-        values = {name: dict(of) for name, of in report.values.items()}
-        for name, known in true[report.scene].items():
-            values[name] |= {metric: np.array(one) for metric, one in known.items()}
-        found[report.scene] = report, dict[str, Values](values)
-    return found
+    settings, first = built[0].settings(scene), built[0].generation
+    asked = requests(first, settings, data, scene, most)
+    seen: dict[str, list[tuple[Case, Mapping[str, Candidates]]]] = {}
+    true: dict[str, list[Mapping[str, float]]] = {}
+    kept: dict[str, list[float]] = {}
+    recall: Stage | None = None
+    networks: list[Stages] = []
+    for counters, case in asked.cases:
+        if recall is None:
+            counters = counters or Counts.open(first)
+            recall = local(first, settings, counters, ("recall",))[scene]["recall"]
+            networks = [Stages.of(one, scene, counters) for one in built]
+        found = recall.run(case.query, Candidates.empty())
+        rows = replace(found, columns={})  # all that a report asks of recall
+        lists = {"recall": found.rows}
+        for stages in networks:
+            near = stages.prerank.run(case.query, found)
+            lists.setdefault("prerank", near.rows)
+            for name, rank in stages.ranks.items():
+                last = rank.run(case.query, near)
+                left = {"recall": rows, "prerank": near, "rank": last, "rerank": last}
+                seen.setdefault(name, []).append((case, left))
+                lists[name] = last.rows
+                if name.startswith("rank") and stages.whole is not None:
+                    let_through(kept.setdefault(name, []), stages.whole, case.query, found, near)
+        if world is not None:
+            for name, value in truly(world, case.query, found.rows, lists).items():
+                true.setdefault(name, []).append(value)
+    reports: dict[str, tuple[Report, Values]] = {}
+    for name, of in seen.items():
+        own = report(first, scene, asked.kind, of)
+        own = replace(own, fidelity=float(np.mean(kept[name])) if kept.get(name) else None)
+        for order, values in {"recall": "recall", "prerank": "prerank", name: "rank"}.items():
+            known = true.get(order, ())
+            more = {metric: np.array([one[metric] for one in known]) for metric in TRUE if known}
+            reports.setdefault(order, (own, {**own.values[values], **more}))
+    return reports
 
 
 def row(
-    orders: Mapping[tuple[str, str], Values], scene: str, name: str, before: str, first: str = ""
+    orders: Mapping[str, Values], scene: str, name: str, before: str, first: str = ""
 ) -> dict[str, Any]:
     """One order, and by how much it is above the one `before` and the one named `first`."""
-    own = orders[scene, name]
+    own = orders[name]
     found: dict[str, Any] = {"method": f"{scene}, {name}", "requests": len(own[METRICS[0]])}
     for metric in (*METRICS, *(name for name in TRUE if np.isfinite(own.get(name, np.nan)).any())):
         found[metric] = float(np.nanmean(own[metric]))
         for title, other in (("over the stage before", before), (f"over {FIRST}", first)):
-            text = difference(own[metric], orders[scene, other][metric]) if other else ""
+            text = difference(own[metric], orders[other][metric]) if other else ""
             found[f"{metric} {title}"] = text
     return found | dict.fromkeys(("on", "valid AUC", "ECE", "prerank keeps", "build s"), "")
 
@@ -141,9 +183,9 @@ def difference(values: Array, others: Array) -> str:
     return f"{more.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def about(report: Report, generation: Generation, took: float | None) -> dict[str, Any]:
+def about(report: Report, built: Built) -> dict[str, Any]:
     """What the generation says of the scene's ranker."""
-    path = f"rank/{report.scene}/meta.json"
+    path, generation = f"rank/{report.scene}/meta.json", built.generation
     meta: dict[str, Any] = generation.json(path) if generation.has(path) else {"on": False}
     metrics: dict[str, Any] = meta.get("metrics", {})
     heads = metrics.get("heads", {})
@@ -152,7 +194,7 @@ def about(report: Report, generation: Generation, took: float | None) -> dict[st
         "valid AUC": metrics.get("AUC", ""),
         "ECE": " ".join(f"{head} {one['ECE']:.4f}" for head, one in heads.items()),
         "prerank keeps": "" if report.fidelity is None else report.fidelity,
-        "build s": "" if took is None else took,
+        "build s": "" if built.took is None else built.took,
     }
 
 

@@ -9,34 +9,14 @@ the busy world the order by the truth itself has less nDCG@10 on held-out events
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from funnel.pipeline import Pipeline
-from funnel.types import Array, Candidates, Query, Rows
+from funnel.types import Array, Query, Rows
 from funnel.world_truth import World
 
 TRUE = "true nDCG@10", "clicks"
 TOP = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Watched(Pipeline):
-    """A pipeline of which `values` (order -> metric -> one value a request) says how good its
-    orders truly were, request by request."""
-
-    world: World
-    values: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-
-    def trail(self, query: Query, candidates: Candidates | None = None) -> dict[str, Candidates]:
-        left = super().trail(query, candidates)
-        lists = {name: left[name].rows for name in ("recall", "prerank", "rank")}
-        for name, judged in truly(self.world, query, lists["recall"], lists).items():
-            own = self.values.setdefault(name, {metric: [] for metric in TRUE})
-            for metric, value in judged.items():
-                own[metric].append(value)
-        return left
 
 
 def truly(

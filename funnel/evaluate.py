@@ -262,9 +262,8 @@ def _scene(
     def measure(case: Case, funnel: Pipeline, whole: Stage | None) -> None:
         left = funnel.trail(case.query)
         measured.append((case, left))
-        if whole is not None and len(kept) < FAITHFUL and len(left["recall"]):
-            first = whole.run(case.query, left["recall"]).rows[:FIRST]
-            kept.append(float(np.isin(first, left["prerank"].rows).mean()))
+        if whole is not None:
+            let_through(kept, whole, case.query, left["recall"], left["prerank"])
 
     asked = requests(generation, config, data, scene, most)
     funnel = whole = None
@@ -277,6 +276,16 @@ def _scene(
         return None
     found = report(generation, scene, asked.kind, measured)
     return replace(found, fidelity=float(np.mean(kept)) if kept else None)
+
+
+def let_through(
+    kept: list[float], whole: Stage, query: Query, found: Candidates, near: Candidates
+) -> None:
+    """Adds the share of what rank would put first among all that recall `found` that prerank let
+    through (`near`); `whole` is what `funnel.pipeline.ranked` gives. Of the first requests only."""
+    if len(kept) < FAITHFUL and len(found):
+        first = whole.run(query, found).rows[:FIRST]
+        kept.append(float(np.isin(first, near.rows).mean()))
 
 
 def _events(data: Path, config: Config) -> list[Path]:

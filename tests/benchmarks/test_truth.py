@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.truth import TRUE, Watched, truly
-from funnel.types import Candidates, Query
+from benchmarks.truth import TRUE, truly
+from funnel.types import Query
 from funnel.world_truth import GOES_ON, World
 
 USER, AT = 12, 1_766_000_000_000
@@ -57,31 +57,3 @@ def test_what_was_typed_or_asked_by_nobody_is_not_judged(
 ) -> None:
     judged = truly(world, asked(**settings), found, {"rank": found})
     assert all(np.isnan(judged["rank"][metric]) for metric in TRUE)
-
-
-def test_a_pipeline_that_is_watched_leaves_what_it_did_and_its_worth(
-    world: World, found: np.ndarray
-) -> None:
-    class Kept:
-        """A stage that leaves the first so many of what was found."""
-
-        def __init__(self, most: int):
-            self.most = most
-
-        def run(self, query: Query, candidates: Candidates) -> Candidates:
-            return Candidates(found[: self.most], np.zeros(self.most, np.float32))
-
-    stages = {name: Kept(n) for name, n in (("recall", 50), ("prerank", 30), ("rank", 12))}
-    watched = Watched({**stages, "rerank": Kept(5)}, Kept(50), world)
-    for at in (AT, AT + 1000):
-        left = watched.trail(asked(at=at))
-        assert [len(left[name]) for name in ("recall", "prerank", "rank", "rerank")] == [
-            *(50, 30, 12, 5)
-        ]
-    lists = dict.fromkeys(("recall", "prerank", "rank"), found)
-    expected = truly(world, asked(), found, lists)
-    assert watched.values.keys() == expected.keys()
-    for name, own in watched.values.items():
-        for metric, values in own.items():
-            assert len(values) == 2
-            assert values[0] == pytest.approx(expected[name][metric])
