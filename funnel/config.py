@@ -570,12 +570,7 @@ class Rank(Section):
     epochs: Positive = Field(20, description="most epochs; fewer where validation stops improving")
     batch: Positive = Field(1024)
     learning_rate: float = Field(5e-4, gt=0.0)
-    decay: float = Field(
-        0.5,
-        gt=0.0,
-        le=1.0,
-        description="of the learning rate after an epoch that did not improve validation",
-    )
+    decay: float = Field(0.85, gt=0.0, le=1.0, description="of the learning rate after an epoch")
     embedding_l2: float = Field(3e-3, ge=0.0)
     together: Positive = Field(
         1, description="requests that are scored as one batch at most: for a GPU, as 32"

@@ -40,7 +40,7 @@ from rank.batch import Batch, Encoded, spread
 from rank.checkpoint import Checkpoint, fingerprint
 from rank.workers import Group
 
-PATIENCE = 2  # epochs without an improvement on validation
+PATIENCE = 3  # epochs without an improvement on validation
 CHUNK = 1 << 14  # candidates scored at a time
 STEPS = 50  # of an epoch at least: small data gets smaller batches
 LEAST = 64  # candidates of a batch
@@ -150,9 +150,9 @@ def fit(
             epochs.append(judge(averaged.model, valid, device))
             if epochs[-1].loss < epochs[best].loss or len(epochs) == 1:
                 best, weights = len(epochs) - 1, copy.deepcopy(averaged.model.state_dict())
-            else:
-                for some in optimizer.param_groups:
-                    some["lr"] *= settings.decay
+            # Not only where validation says so: one epoch's loss is noisier than what it learned.
+            for some in optimizer.param_groups:
+                some["lr"] *= settings.decay
             if checkpoint and key and not group.rank:
                 state = {
                     "model": model.state_dict(),

@@ -184,18 +184,16 @@ def test_it_stops_when_validation_does_and_keeps_the_best_epoch():
     assert not fitted.model.training
 
 
-def test_the_learning_rate_falls_after_an_epoch_that_did_not_improve_validation():
-    strange = table(30, seed=1, shift=-3.0)
-
+def test_the_learning_rate_falls_after_every_epoch():
     def losses(decay):
-        settings = Rank(epochs=30, batch=64, learning_rate=0.05, decay=decay)
-        fitted = fit(lambda: DeepFM(SHAPE), table(), strange, settings, 7)
+        settings = Rank(epochs=3, batch=64, learning_rate=0.05, decay=decay)
+        fitted = fit(lambda: DeepFM(SHAPE), table(), table(30, seed=1), settings, 7)
         return [epoch.loss for epoch in fitted.epochs]
 
-    same, slower = losses(1.0), losses(0.1)
-    first = next(i for i in range(1, len(same)) if same[i] >= min(same[:i]))
-    assert same[: first + 1] == slower[: first + 1]
-    assert same[first + 1] != slower[first + 1]
+    same, slower = losses(1.0), losses(1e-6)
+    assert same[0] == slower[0]
+    assert same[1] != slower[1]
+    assert slower[2] == pytest.approx(slower[1], rel=0.05)  # what still moves is the average
 
 
 def test_l2_holds_embeddings_down_and_nothing_else():
