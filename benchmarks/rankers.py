@@ -9,7 +9,9 @@ orders of recall, prerank and rank stands the network's own, `network`, which th
 to prerank's. Every order has nDCG@10, AUC and GAUC, with what it is above the one before it and by
 how much a network is above DeepFM, as 95 % bootstrap intervals of the requests' differences; of a
 simulated world also what its truth says (benchmarks/truth.py). `valid AUC` is the network's own on
-the validation split, ECE there that of the head it names.
+the validation split, ECE there that of the head it names. Two seeds of one network may be as far
+apart as two networks: with `--seeds N` every network is trained N times on the same samples, and
+its figures are means over these, request by request.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from rank.value import LOGIT
 
 METRICS = "nDCG@10", "AUC", "GAUC"
 FIRST = next(iter(MODELS))  # what the other networks are compared with
+SEED = ", seed "
 Values = Mapping[str, Array]  # metric -> one value a request
 
 
@@ -54,6 +57,11 @@ class Built:
     generation: Generation
     table: Mapping[str, Any]
     took: float | None  # seconds; None where it was kept
+    seed: int = 0
+
+    @property
+    def order(self) -> str:
+        return f"{self.name}{SEED}{self.seed}"
 
     def settings(self, scene: str, value: str = "") -> Config:
         """The config of one scene, with its model on; `value` is what rank orders by."""
@@ -62,35 +70,49 @@ class Built:
         return only([scene], merged(self.table, {"scenes": {scene: {"rank": own | there}}}))
 
 
-def measured(data: Path, config: Config, scenes: list[str], most: int) -> list[dict[str, Any]]:
-    built = [one_built(data, config, scenes, name) for name in MODELS]
+def measured(
+    data: Path, config: Config, scenes: list[str], most: int, seeds: int
+) -> list[dict[str, Any]]:
+    built = [one_built(data, config, scenes, name, n) for name in MODELS for n in range(seeds)]
     rows: list[dict[str, Any]] = []
     for scene in scenes:
         reports = judged(built, data, scene, most)
         if not reports:
             continue
-        orders = {name: values for name, (_, values) in reports.items()}
+        orders = meant({name: values for name, (_, values) in reports.items()})
         rows += [
             row(orders, scene, "recall", ""),
             row(orders, scene, "prerank", "recall"),
         ]
-        for one in built:
-            for order in (one.name, f"rank by {one.name}"):
-                first = order.replace(one.name, FIRST) if one.name != FIRST else ""
+        for name in MODELS:
+            for order in (name, f"rank by {name}"):
+                first = order.replace(name, FIRST) if name != FIRST else ""
                 rows.append(row(orders, scene, order, "prerank", first))
-            rows[-1] |= about(reports[f"rank by {one.name}"][0], one)
+            own = [one for one in built if one.name == name]
+            rows[-1] |= about([(reports[f"rank by {one.order}"][0], one) for one in own])
     return rows
 
 
-def one_built(data: Path, config: Config, scenes: list[str], name: str) -> Built:
-    table = merged(config.model_dump(mode="json"), {"rank": {"network": name}})
+def meant(orders: Mapping[str, Values]) -> dict[str, Values]:
+    """The means of each order's values over its seeds, request by request."""
+    same: dict[str, list[Values]] = {}
+    for name, values in orders.items():
+        same.setdefault(name.split(SEED)[0], []).append(values)
+    return {
+        name: {metric: np.mean([one[metric] for one in of], axis=0) for metric in of[0]}
+        for name, of in same.items()
+    }
+
+
+def one_built(data: Path, config: Config, scenes: list[str], name: str, seed: int) -> Built:
+    table = merged(config.model_dump(mode="json"), {"rank": {"network": name, "seed": seed}})
     for scene in table["scenes"].values():
         scene["rank"]["model"] = "auto"
     settings = only(scenes, table)
     begin = time.perf_counter()
     kept = published(Work.open(data, settings))
     generation = Generation.open(Path(settings.build.root) / (kept or build(data, settings)))
-    return Built(name, generation, table, None if kept else time.perf_counter() - begin)
+    return Built(name, generation, table, None if kept else time.perf_counter() - begin, seed)
 
 
 def only(scenes: list[str], table: Mapping[str, Any]) -> Config:
@@ -112,7 +134,7 @@ class Stages:
         both, alone = built.settings(scene), built.settings(scene, LOGIT)
         stages = local(built.generation, both, counters, ("prerank", "rank"))[scene]
         other = local(built.generation, alone, counters, ("rank",))[scene]
-        ranks = {f"rank by {built.name}": stages["rank"], built.name: other["rank"]}
+        ranks = {f"rank by {built.order}": stages["rank"], built.order: other["rank"]}
         whole = ranked(built.generation, both, counters).get(scene)
         return Stages(stages["prerank"], ranks, whole)
 
@@ -183,18 +205,27 @@ def difference(values: Array, others: Array) -> str:
     return f"{more.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def about(report: Report, built: Built) -> dict[str, Any]:
-    """What the generation says of the scene's ranker."""
-    path, generation = f"rank/{report.scene}/meta.json", built.generation
-    meta: dict[str, Any] = generation.json(path) if generation.has(path) else {"on": False}
-    metrics: dict[str, Any] = meta.get("metrics", {})
-    heads = metrics.get("heads", {})
+def about(measured: Sequence[tuple[Report, Built]]) -> dict[str, Any]:
+    """What the generations of a network's seeds say of the scene's ranker: means, of ECE the
+    worst."""
+    metas: list[Mapping[str, Any]] = []
+    for said, built in measured:
+        path = f"rank/{said.scene}/meta.json"
+        metas.append(built.generation.json(path) if built.generation.has(path) else {"on": False})
+    known = [meta["metrics"] for meta in metas if "AUC" in meta.get("metrics", {})]
+    errors: dict[str, float] = {}
+    for metrics in known:
+        for head, one in metrics["heads"].items():
+            errors[head] = max(errors.get(head, 0.0), one["ECE"])
+    kept = [said.fidelity for said, _ in measured if said.fidelity is not None]
+    took = [built.took for _, built in measured if built.took is not None]
+    on = sorted({str(meta["on"]) for meta in metas})
     return {
-        "on": str(meta["on"]),
-        "valid AUC": metrics.get("AUC", ""),
-        "ECE": " ".join(f"{head} {one['ECE']:.4f}" for head, one in heads.items()),
-        "prerank keeps": "" if report.fidelity is None else report.fidelity,
-        "build s": "" if built.took is None else built.took,
+        "on": " and ".join(on),
+        "valid AUC": float(np.mean([metrics["AUC"] for metrics in known])) if known else "",
+        "ECE": " ".join(f"{head} {error:.4f}" for head, error in errors.items()),
+        "prerank keeps": float(np.mean(kept)) if kept else "",
+        "build s": sum(took) if took else "",
     }
 
 
@@ -215,6 +246,9 @@ def main(
         int, typer.Option(help="Requests of a scene to train on; 0: build.requests.")
     ] = 0,
     most: Annotated[int, typer.Option("--requests", help="Most requests a scene.")] = 1000,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Networks of a kind; figures are their means.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """DeepFM, DIN and the transformer over prerank over recall."""
@@ -226,7 +260,7 @@ def main(
             if name not in settings.scenes:
                 known = ", ".join(settings.scenes)
                 raise typer.BadParameter(f"no scene '{name}'; known: {known}", param_hint="--scene")
-        rows = measured(data, settings, scene or list(settings.scenes), most)
+        rows = measured(data, settings, scene or list(settings.scenes), most, seeds)
     harness.show("rankers", data.name, rows, as_json)
 
 

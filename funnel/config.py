@@ -584,6 +584,9 @@ class Rank(Section):
         1, description="processes that train together (Spark's TorchDistributor)"
     )
     history: Positive = Field(50, description="newest positive actions that are looked at")
+    seed: int = Field(
+        0, ge=0, description="added to build.seed for the network alone: the same samples again"
+    )
 
 
 class Serve(Section):

@@ -358,9 +358,13 @@ def warmed(
         return None, 0.0
     before = Network.open(old, old.config, scene)
     with torch.random.fork_rng():
-        torch.manual_seed(work.config.build.seed)
+        torch.manual_seed(seed_of(work))
         model = MODELS[settings.network](sizes)
     return carried(model, encoding, new, before, old)
+
+
+def seed_of(work: Work) -> int:
+    return work.config.build.seed + work.config.rank.seed
 
 
 def fitted_to(
@@ -372,7 +376,7 @@ def fitted_to(
     start: dict[str, Tensor] | None,
 ) -> Fitted:
     """The network trained on the table in `place`, by as many processes as the config wants."""
-    settings, seed = work.config.rank, work.config.build.seed
+    settings, seed = work.config.rank, seed_of(work)
     file = work.root / "checkpoints" / f"rank-{scene}.pt"
 
     def make() -> nn.Module:

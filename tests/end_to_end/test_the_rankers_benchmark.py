@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.rankers import Built, judged
+from benchmarks.rankers import Built, judged, meant
 from benchmarks.truth import TRUE, truly
 from funnel.evaluate import evaluate, requests
 from funnel.pipeline import offline, ranked
@@ -19,18 +19,19 @@ from rank.value import LOGIT
 MOST = 40
 
 
-@pytest.mark.parametrize(("order", "value"), [("rank by deepfm", ""), ("deepfm", LOGIT)])
+@pytest.mark.parametrize(
+    ("order", "value"), [("rank by deepfm, seed 0", ""), ("deepfm, seed 0", LOGIT)]
+)
 def test_it_says_of_every_order_what_an_evaluation_of_its_own_says(
     shop: Any, order: str, value: str
 ) -> None:
     generation = shop.generation
     # Twice the same: what one network leaves must not reach the next.
-    built = [
-        Built(name, generation, shop.config.model_dump(mode="json"), None)
-        for name in ("deepfm", "din")
-    ]
+    table = shop.config.model_dump(mode="json")
+    built = [Built("deepfm", generation, table, None, seed) for seed in (0, 1)]
     found = judged(built, shop.data, "home", MOST)
-    assert found.keys() == {"recall", "prerank", "deepfm", "rank by deepfm", "din", "rank by din"}
+    networks = {f"{place}deepfm, seed {seed}" for place in ("", "rank by ") for seed in (0, 1)}
+    assert found.keys() == {"recall", "prerank", *networks}
     settings = built[0].settings("home", value)
     funnels, wide = (partial(of, generation, settings) for of in (offline, ranked))
     [alone] = evaluate(generation, settings, shop.data, funnels, wide, ["home"], MOST)
@@ -40,8 +41,21 @@ def test_it_says_of_every_order_what_an_evaluation_of_its_own_says(
     if not value:
         assert found[order][0].fidelity == alone.fidelity
     for metric, values in found[order][1].items():
-        again = order.replace("deepfm", "din")
+        again = order.replace("seed 0", "seed 1")
         np.testing.assert_array_equal(found[again][1][metric], values, err_msg=metric)
+
+
+def test_seeds_of_one_network_are_meant_request_by_request() -> None:
+    known = np.array([1.0, np.nan, 3.0]), np.array([2.0, np.nan, 5.0])
+    orders = {
+        "recall": {"GAUC": known[0]},
+        **{f"rank by din, seed {seed}": {"GAUC": one} for seed, one in enumerate(known)},
+        "din, seed 0": {"GAUC": known[1]},
+    }
+    found = meant(orders)
+    assert found.keys() == {"recall", "rank by din", "din"}
+    np.testing.assert_array_equal(found["rank by din"]["GAUC"], [1.5, np.nan, 4.0])
+    np.testing.assert_array_equal(found["recall"]["GAUC"], known[0])
 
 
 def test_the_truth_is_asked_of_the_orders_that_are_measured(shop: Any) -> None:
@@ -53,7 +67,7 @@ def test_the_truth_is_asked_of_the_orders_that_are_measured(shop: Any) -> None:
     for at, (counters, case) in enumerate(asked.cases):
         funnel = funnel or offline(shop.generation, settings, counters)["home"]
         left = funnel.trail(case.query)
-        lists = {"recall": left["recall"].rows, "rank by deepfm": left["rank"].rows}
+        lists = {"recall": left["recall"].rows, "rank by deepfm, seed 0": left["rank"].rows}
         for name, expected in truly(world, case.query, lists["recall"], lists).items():
             for metric in TRUE:
                 assert found[name][1][metric][at] == expected[metric]

@@ -134,6 +134,19 @@ def test_a_table_of_parts_holds_few_at_a_time(
     assert max(held) < len(whole.labels) / 5
 
 
+def test_another_seed_is_another_network_of_the_same_samples(work: Work) -> None:
+    def weights(seed: int) -> bytes:
+        table = work.config.model_dump(mode="json")
+        table["rank"] |= {"epochs": 1, "seed": seed}
+        train_rank.run(replace(work, config=parse(table)))
+        return (work.draft / "rank/home/model.safetensors").read_bytes()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert first == again
+    assert len(first) == len(other)
+    assert first != other
+
+
 # pyspark leaves the pipe of the processes it launched to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
