@@ -88,7 +88,7 @@ class Net(nn.Module):
         """(B, B) products of the requests with the wanted items, over the temperature."""
         items = self.items(batch.contents, batch.rows, batch.ids)  # (U, D)
         asked = torch.cat([self.query(self.bag(batch.texts)), self.users(batch.histories, items)])
-        return asked @ items[batch.wanted].T / self.temperature
+        return asked @ items.index_select(0, batch.wanted).T / self.temperature
 
     def served(self, reader: Reader) -> Towers:
         """The same in NumPy."""

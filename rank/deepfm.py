@@ -27,7 +27,7 @@ class DeepFM(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(N, T) logits, not probabilities"""
         v, first = self.table(batch)  # (N, F + L, D), (N,)
-        past, more = self.table.pooled(batch)  # (R, J, D), (R,)
-        v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch)
+        past, more = self.table.pooled(batch)  # (N, J, D), (N,)
+        v = torch.cat([v, past], 1)
+        logits: Tensor = self.ends(v, first + more, batch)
         return logits

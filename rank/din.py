@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rank.batch import Batch
-from rank.fields import Actions, Ends, Shape, Table
+from rank.fields import Actions, Ends, Shape, Table, rows
 from rank.matched import Matched
 from rank.pairs import Pairs, places
 
@@ -48,7 +48,7 @@ class Unit(nn.Module):
     def forward(self, q: Tensor, k: Tensor, offsets: Tensor, pairs: Pairs | None) -> Tensor:
         """q (N, U), k (S, U) -> (N, U) each candidate's weighted mean of its request's actions, 0
         where there are none. `pairs` is None for one request."""
-        recent = self.place(places(offsets, self.place.num_embeddings))  # (S, 1)
+        recent = rows(self.place, places(offsets, self.place.num_embeddings))  # (S, 1)
         near, far = self.near(q) * HIDDEN**-0.5, self.far(k)
         if pairs is None:
             fit = self.of_one(q, k) + near @ far.T + recent.T  # (N, H)
@@ -85,12 +85,12 @@ class DIN(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(N, T) logits, not probabilities"""
         v, first = self.table(batch)  # (N, F + L, D), (N,)
-        past, more = self.table.pooled(batch)  # (R, J, D), (R,)
+        past, more = self.table.pooled(batch)  # (N, J, D), (N,)
         q = self.actions.candidates(v)  # (N, U)
         k = self.actions.past(self.table, batch)  # (S, U)
-        pairs = Pairs.of(batch.offsets, batch.owner) if len(past) > 1 else None
+        pairs = Pairs.of(batch.offsets, batch.owner) if len(batch.lengths) > 1 else None
         own = self.unit(q, k, batch.offsets, pairs)  # (N, U)
         matched = self.matched(batch, pairs)  # (N, 2JC)
-        v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q, matched)
+        v = torch.cat([v, past], 1)
+        logits: Tensor = self.ends(v, first + more, batch, own, own * q, matched)
         return logits

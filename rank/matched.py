@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rank.batch import GAPS, Batch
-from rank.fields import Shape
+from rank.fields import Shape, rows
 from rank.pairs import Pairs
 
 PACES = 2
@@ -40,7 +40,7 @@ class Matched(nn.Module):
     def forward(self, batch: Batch, pairs: Pairs | None) -> Tensor:
         """(N, 2JC) logs of the weighted counts, and their shares of the whole history's. `pairs`
         is None for one request."""
-        weights = (self.gap(batch.gaps) + self.action(batch.actions)).exp()  # (S, JC)
+        weights = (rows(self.gap, batch.gaps) + rows(self.action, batch.actions)).exp()  # (S, JC)
         weights = weights.view(-1, len(self.shared), PACES)
         ids = batch.ids[:, self.shared]  # (N, J)
         if pairs is None:
@@ -54,6 +54,6 @@ class Matched(nn.Module):
             found = pairs.sums(pairs.actions(weights) * same[:, :, None])  # (N, J, C)
             owner = torch.repeat_interleave(batch.lengths)
             whole = weights.new_zeros(len(batch.lengths), *weights.shape[1:])
-            whole = whole.index_add(0, owner, weights)[batch.owner]
+            whole = whole.index_add(0, owner, weights).index_select(0, batch.owner)
         shares = found / whole.clamp(min=1e-6)
         return torch.cat([found.log1p(), shares], 1).flatten(1)

@@ -83,7 +83,8 @@ class Block(nn.Module):
         q, k, v = wide.view(g, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)  # (G, heads, L, U/h)
         at = torch.arange(length, device=qkv.device)
         apart = at[:, None] - at  # (L, L)
-        near = self.apart[:, apart.clamp(0, self.apart.shape[1] - 1)]  # (heads, L, L)
+        bins = apart.clamp(0, self.apart.shape[1] - 1).view(-1)
+        near = self.apart.index_select(1, bins).view(HEADS, length, length)
         # Padding stands behind, so no action sees it: the causal mask is enough.
         near = near.masked_fill(apart < 0, -torch.inf).to(q.dtype)
         seen = F.scaled_dot_product_attention(q, k, v, near)
@@ -151,12 +152,12 @@ class Transformer(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(N, T) logits, not probabilities"""
         v, first = self.table(batch)  # (N, F + L, D), (N,)
-        past, more = self.table.pooled(batch)  # (R, J, D), (R,)
+        past, more = self.table.pooled(batch)  # (N, J, D), (N,)
         q = self.actions.candidates(v)  # (N, U)
         states = self.encoder(self.actions.past(self.table, batch), batch.offsets)  # (S, U)
-        pairs = Pairs.of(batch.offsets, batch.owner) if len(past) > 1 else None
+        pairs = Pairs.of(batch.offsets, batch.owner) if len(batch.lengths) > 1 else None
         own = self.attend(q, states, pairs)  # (N, U)
         matched = self.matched(batch, pairs)  # (N, 2JC)
-        v = torch.cat([v, past[batch.owner]], 1)
-        logits: Tensor = self.ends(v, first + more[batch.owner], batch, own, own * q, matched)
+        v = torch.cat([v, past], 1)
+        logits: Tensor = self.ends(v, first + more, batch, own, own * q, matched)
         return logits

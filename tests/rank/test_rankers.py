@@ -1,5 +1,7 @@
 """What must be true of every ranker, whatever its weights are."""
 
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from rank.batch import GAPS, Batch, Encoded, Histories
 from rank.fields import Shape, mean, pairs
 from rank.models import MODELS
 from rank.pairs import Pairs
-from rank.train import Table, fit, predict
+from rank.train import Table, fit, loss, predict
 from tests.rank.rankers import SHAPE, encoded, model, own, taken
 
 
@@ -212,6 +214,29 @@ def test_the_gradient_reaches_every_parameter(name):
     for parameter_name, parameter in ranker.named_parameters():
         assert parameter.grad is not None, parameter_name
         assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+def test_gradients_of_the_same_batch_are_the_same_to_the_last_bit(name):
+    """On two threads beside other work, which changes who of them comes first."""
+    threads, rows, requests = torch.get_num_threads(), 21_000, 3
+    inputs = replace(
+        encoded(rows, (3,) * requests), owner=np.repeat(np.arange(requests), rows // requests)
+    )
+    batch, labels = Batch.of(inputs), torch.arange(float(rows)) % 3
+    start = model(name)
+
+    def gradients(_):
+        ranker = deepcopy(start)
+        torch.autograd.backward(loss(ranker(batch), labels, batch.owner, torch.ones(requests)))
+        return [parameter.grad for parameter in ranker.parameters()]
+
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            first, *others = pool.map(gradients, range(60))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(all(map(torch.equal, one, first)) for one in others)
 
 
 def test_it_overfits_32_rows(name):
