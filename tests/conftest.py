@@ -13,6 +13,10 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# Spark's Java is forked, also by a process whose tests spoke gRPC before: gRPC would start its
+# threads again in the child, where they poll descriptors that are closed and now and then end it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 ROOT = Path(__file__).parents[1]
 WHOLE = "end_to_end", "jobs"  # folders that share what is dear: a built shop, a Spark session
 
