@@ -5,10 +5,10 @@ DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of tra
 `label`, and features that are numbers where their type is float and categories otherwise; to each
 category comes how often its codes were clicked (benchmarks/rates.py). The model, its encoding of
 rare and unheard codes and its training loop are those of the rank stage; every row is a request of
-one candidate. The strength of the embeddings' L2 and the dropout are those with the best log loss
-on validation: from a strength that falls with the number of rows, as that of a prior does, weaker
-and stronger ones are tried for as long as that gets better. With them, and for as many epochs as
-were best, it learns from train and validation together; so does `logistic`, the regression of
+one candidate. The strength of the embeddings' L2, the dropout and the learning rate are those with
+the best log loss on validation: from a strength that falls with the number of rows, as that of a
+prior does, weaker and stronger ones are tried for as long as that gets better, then slower and
+faster learning. With them, and for as many epochs as were best, it learns from train and validation together; so does `logistic`, the regression of
 scikit-learn, its strength chosen the same way: on the codes, and on codes and rates. The test is
 looked at once a model.
 """
@@ -46,8 +46,9 @@ from rank.value import Platt, sigmoid
 L2 = (1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
 PRIOR = 10.0  # the strength tried first, times rows
 DROPOUT = (0.0, 0.5)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of learning, tried from the middle
 STRENGTHS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=3e-4)
+SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=RATES[2])
 
 
 @dataclass(frozen=True)
@@ -131,21 +132,31 @@ class Deep:
         self.encoding = Encoding.fit(train.raw, sizes, [])
         self.train, self.valid = (rows.table(self.encoding) for rows in (train, valid))
         self.sizes = sizes
-        tried = dict[tuple[float, float], float]()
+        tried = dict[str, tuple[float, Rank]]()
 
-        def worth(l2: float) -> float:
-            for dropout in DROPOUT:
-                settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
-                _, platt, logits = self.fitted(settings, 0)
-                tried[l2, dropout] = found = log_loss(valid.labels, platt(logits))
-                said = f"embedding_l2 {l2:g}, dropout {dropout:g}: log loss {found:.4f}"
-                print(f"{said} on validation", file=sys.stderr)
-            return min(tried[l2, dropout] for dropout in DROPOUT)
+        def worth(of: Rank, **change: float) -> float:
+            settings = of.model_copy(update=change)
+            if told(settings) in tried:
+                return tried[told(settings)][0]
+            _, platt, logits = self.fitted(settings, 0)
+            found = log_loss(valid.labels, platt(logits))
+            tried[told(settings)] = found, settings
+            print(f"{told(settings)}: log loss {found:.4f} on validation", file=sys.stderr)
+            return found
+
+        def best() -> Rank:
+            return min(tried.values(), key=lambda one: one[0])[1]
 
         usual = PRIOR / len(train.labels)
-        walked(L2, min(L2, key=lambda l2: abs(np.log(l2 / usual))), worth)
-        l2, dropout = min(tried, key=lambda key: tried[key])
-        self.settings = SETTINGS.model_copy(update={"embedding_l2": l2, "dropout": dropout})
+        start = min(L2, key=lambda l2: abs(np.log(l2 / usual)))
+        walked(
+            L2,
+            start,
+            lambda l2: min(worth(SETTINGS, embedding_l2=l2, dropout=each) for each in DROPOUT),
+        )
+        regular = best()
+        walked(RATES, regular.learning_rate, lambda rate: worth(regular, learning_rate=rate))
+        self.settings = best()
 
     def fitted(self, settings: Rank, seed: int) -> tuple[int, Platt, Floats]:
         """Epochs, scale and logits of validation."""
@@ -170,6 +181,12 @@ class Deep:
             hidden=settings.hidden,
             dropout=settings.dropout,
         )
+
+
+def told(settings: Rank) -> str:
+    """What validation chose, or what it is asked about."""
+    regular = f"L2 {settings.embedding_l2:g}, dropout {settings.dropout:g}"
+    return f"{regular}, learning rate {settings.learning_rate:g}"
 
 
 def walked(ladder: Sequence[float], start: float, worth: Callable[[float], float]) -> float:
@@ -235,7 +252,6 @@ def measured(
     every, test = _rated(train.joined(valid), test, sizes)
     train, valid = _rated(train, valid, sizes)
     deep = Deep(train, valid, sizes)
-    told = f"L2 {deep.settings.embedding_l2:g}, dropout {deep.settings.dropout:g}"
     rows, sums = [], [np.zeros(len(part.labels)) for part in (valid, test)]
     for seed in range(seeds):
         epochs, platt, logits = deep.fitted(deep.settings, seed)
@@ -243,7 +259,7 @@ def measured(
         found = [platt(logits), platt(predict(model, test.table(encoding).inputs)[:, 0])]
         sums = [total + p for total, p in zip(sums, found, strict=True)]
         took, begin = time.perf_counter() - begin, time.perf_counter()
-        name = f"DeepFM, seed {seed}, {told}, {epochs} epochs"
+        name = f"DeepFM, seed {seed}, {told(deep.settings)}, {epochs} epochs"
         rows.append(row(name, (valid.labels, found[0]), (test.labels, found[1]), took))
     if seeds > 1:
         means = [total / seeds for total in sums]

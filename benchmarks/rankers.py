@@ -11,7 +11,8 @@ how much a network is above DeepFM, as 95 % bootstrap intervals of the requests'
 simulated world also what its truth says (benchmarks/truth.py). `valid AUC` is the network's own on
 the validation split, ECE there that of the head it names. Two seeds of one network may be as far
 apart as two networks: with `--seeds N` every network is trained N times on the same samples, and
-its figures are means over these, request by request.
+its figures are means over these, request by request. With `--per-user N` a user is asked at up to N
+moments, which are one measurement, their mean: where users are few, one moment of each says little.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from benchmarks.shop import configured
 from benchmarks.truth import TRUE, truly
 from features.counts import Counts
 from funnel.config import Config, merged, parse
-from funnel.evaluate import Case, Report, let_through, report, requests
+from funnel.evaluate import Case, Report, askers, let_through, of_users, report, requests
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
 from funnel.pipeline import local, ranked
@@ -46,7 +47,7 @@ from rank.value import LOGIT
 METRICS = "nDCG@10", "AUC", "GAUC"
 FIRST = next(iter(MODELS))  # what the other networks are compared with
 SEED = ", seed "
-Values = Mapping[str, Array]  # metric -> one value a request
+Values = Mapping[str, Array]  # metric -> one value a user, or a graded query
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,12 +72,12 @@ class Built:
 
 
 def measured(
-    data: Path, config: Config, scenes: list[str], most: int, seeds: int
+    data: Path, config: Config, scenes: list[str], most: int, seeds: int, per_user: int
 ) -> list[dict[str, Any]]:
     built = [one_built(data, config, scenes, name, n) for name in MODELS for n in range(seeds)]
     rows: list[dict[str, Any]] = []
     for scene in scenes:
-        reports = judged(built, data, scene, most)
+        reports = judged(built, data, scene, most, per_user)
         if not reports:
             continue
         orders = meant({name: values for name, (_, values) in reports.items()})
@@ -94,7 +95,7 @@ def measured(
 
 
 def meant(orders: Mapping[str, Values]) -> dict[str, Values]:
-    """The means of each order's values over its seeds, request by request."""
+    """The means of each order's values over its seeds, user by user."""
     same: dict[str, list[Values]] = {}
     for name, values in orders.items():
         same.setdefault(name.split(SEED)[0], []).append(values)
@@ -140,14 +141,14 @@ class Stages:
 
 
 def judged(
-    built: Sequence[Built], data: Path, scene: str, most: int
+    built: Sequence[Built], data: Path, scene: str, most: int, per_user: int = 1
 ) -> dict[str, tuple[Report, Values]]:
-    """Every order's report, and its values request by request with those that only a simulated
-    world knows. All networks are asked for the same requests, each once; nothing where the data set
+    """Every order's report, and its values user by user with those that only a simulated world
+    knows. All networks are asked for the same requests, each once; nothing where the data set
     has none."""
     world = load_world(data) if (data / "world.json").exists() else None
     settings, first = built[0].settings(scene), built[0].generation
-    asked = requests(first, settings, data, scene, most)
+    asked = requests(first, settings, data, scene, most, per_user)
     seen: dict[str, list[tuple[Case, Mapping[str, Candidates]]]] = {}
     true: dict[str, list[Mapping[str, float]]] = {}
     kept: dict[str, list[float]] = {}
@@ -174,13 +175,15 @@ def judged(
         if world is not None:
             for name, value in truly(world, case.query, found.rows, lists).items():
                 true.setdefault(name, []).append(value)
+    owners = askers([case for case, _ in next(iter(seen.values()), ())])
     reports: dict[str, tuple[Report, Values]] = {}
     for name, of in seen.items():
         own = report(first, scene, asked.kind, of)
         own = replace(own, fidelity=float(np.mean(kept[name])) if kept.get(name) else None)
         for order, values in {"recall": "recall", "prerank": "prerank", name: "rank"}.items():
             known = true.get(order, ())
-            more = {metric: np.array([one[metric] for one in known]) for metric in TRUE if known}
+            each = {metric: np.array([one[metric] for one in known]) for metric in TRUE if known}
+            more = {metric: of_users(values, owners) for metric, values in each.items()}
             reports.setdefault(order, (own, {**own.values[values], **more}))
     return reports
 
@@ -246,6 +249,9 @@ def main(
         int, typer.Option(help="Requests of a scene to train on; 0: build.requests.")
     ] = 0,
     most: Annotated[int, typer.Option("--requests", help="Most requests a scene.")] = 1000,
+    per_user: Annotated[
+        int, typer.Option(min=1, help="Most requests of a user; figures are over users.")
+    ] = 1,
     seeds: Annotated[
         int, typer.Option(min=1, help="Networks of a kind; figures are their means.")
     ] = 1,
@@ -260,7 +266,7 @@ def main(
             if name not in settings.scenes:
                 known = ", ".join(settings.scenes)
                 raise typer.BadParameter(f"no scene '{name}'; known: {known}", param_hint="--scene")
-        rows = measured(data, settings, scene or list(settings.scenes), most, seeds)
+        rows = measured(data, settings, scene or list(settings.scenes), most, seeds, per_user)
     harness.show("rankers", data.name, rows, as_json)
 
 

@@ -627,7 +627,10 @@ def evaluate(
     data: DataSet,
     config: ConfigFile = None,
     scene: Annotated[list[str] | None, typer.Option(help="Only this scene (repeat).")] = None,
-    most: Annotated[int, typer.Option("--requests", help="Most requests a scene.")] = 1000,
+    most: Annotated[int, typer.Option("--requests", min=1, help="Most requests a scene.")] = 1000,
+    per_user: Annotated[
+        int, typer.Option(min=1, help="Most requests of a user; figures are over users.")
+    ] = 1,
     generation: Annotated[str, typer.Option(help="Generation; empty: the current one.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -652,6 +655,7 @@ def evaluate(
             scene or list(settings.scenes),
             most,
             lambda name, done, total: tell(f"evaluating {name}", done, total),
+            per_user,
         )
     _print({r.scene: r for r in reports}, as_json, Group(*map(evaluation, reports)))
 

@@ -1,9 +1,11 @@
 """
 How good the pages are: on graded queries, and on what users did after the generation's cut.
 
-Recommendation (and search without grades): at most one request a user, at the start of one of the
-user's held-out requests, with the live state of that moment; relevant is what the user did
-positively from then on. Search with grades: the queries of the test split, without a user.
+Recommendation (and search without grades): one request a user, or at most so many as are asked
+for, each at the start of one of the user's held-out requests, with the live state of that moment;
+relevant is what the user did positively from then on. Search with grades: the queries of the test
+split, without a user. Several requests of a user are one measurement, their mean: what a user is
+like is in all of them, so intervals are over users.
 
 Every stage's order is measured on the same requests: recall's, prerank's, rank's and the page's,
 each followed by what the stage before had left, so that one list gives nDCG@10, recall@100 and
@@ -52,7 +54,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A mean over the requests with its 95 % bootstrap interval."""
+    """A mean over the users (or queries) with its 95 % bootstrap interval."""
 
     mean: float
     low: float
@@ -66,12 +68,13 @@ class Report:
     `orders`: ordering -> metric -> figure. `survival`: stage -> share of the relevant items that
     are still there after it. `fidelity`: share of what rank would put first among all recalled
     candidates that prerank lets through; None without a rank model. `values`: ordering -> metric
-    -> one value a request, for comparisons.
+    -> one value a user (or query), for comparisons.
     """
 
     scene: str
     kind: str  # graded queries or held-out events
     requests: int
+    users: int  # whose they are; a request without a user counts as one
     orders: Mapping[str, Mapping[str, Figure]]
     survival: Mapping[str, float]
     coverage: float
@@ -116,13 +119,19 @@ def graded_cases(
 
 
 def held_out_cases(
-    generation: Generation, config: Config, events: Events, scene: str, most: int, limit: int = 20
+    generation: Generation,
+    config: Config,
+    events: Events,
+    scene: str,
+    most: int,
+    per_user: int = 1,
+    limit: int = 20,
 ) -> Iterator[tuple[Timeline, Case]]:
     """Requests of the held-out events in time order, with the live state of their moment.
 
-    At most one request a user and `most` in all, drawn with the build's seed. For a scene that
-    types queries relevant is what was clicked on in the request itself, else everything the user
-    did positively from the request on.
+    At most `per_user` requests a user and `most` in all, drawn with the build's seed. For a scene
+    that types queries relevant is what was clicked on in the request itself, else everything the
+    user did positively from the request on.
     """
     timeline = Timeline(generation, config, events)
     settings = config.scene(scene)
@@ -133,7 +142,7 @@ def held_out_cases(
     of_user = dict(groups(events.users))
     starts = _requests(events, scene, positive)
     seed = np.random.default_rng(config.build.seed)
-    chosen = starts[np.sort(_one_a_user(events.users[starts], seed, most))]
+    chosen = starts[np.sort(_drawn(events.users[starts], seed, most, per_user))]
     for place in chosen:
         user, at = str(events.users[place]), int(events.times[place])
         timeline.advance(at)
@@ -181,11 +190,14 @@ def _requests(events: Events, scene: str, positive: Array) -> Array:
     return inside[np.array(sorted(firsts), np.int64)]
 
 
-def _one_a_user(users: Array, seed: np.random.Generator, most: int) -> Array:
+def _drawn(users: Array, seed: np.random.Generator, most: int, per_user: int) -> Array:
+    """Places of at most `most` requests, `per_user` of one user."""
     order = seed.permutation(len(users))
-    _, first = np.unique(users[order].astype(str), return_index=True)
-    chosen = order[first]
-    kept: Array = seed.permutation(chosen)[:most]
+    by_user = order[np.argsort(users[order].astype(str), kind="stable")]
+    named = users[by_user].astype(str)
+    first = np.append(True, named[1:] != named[:-1])
+    place = np.arange(len(named)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+    kept: Array = seed.permutation(by_user[place < per_user])[:most]
     return kept
 
 
@@ -200,10 +212,15 @@ class Requests:
 
 
 def requests(
-    generation: Generation, config: Config, data: Path, scene: str, most: int = 1000
+    generation: Generation,
+    config: Config,
+    data: Path,
+    scene: str,
+    most: int = 1000,
+    per_user: int = 1,
 ) -> Requests:
     """The graded test queries of a scene that searches, where there are some; else at most `most`
-    requests out of the events after the generation's cut. May be none."""
+    requests, `per_user` of one user, out of the events after the generation's cut. May be none."""
     searches = "bm25" in config.scene(scene).recall.channels
     graded = searches and has(data, "queries") and has(data, "qrels")
     cases = graded_cases(generation, data, scene) if graded else []
@@ -213,7 +230,7 @@ def requests(
         return Requests("held-out events", 0, ())
     past = generation.manifest.until
     events = read_events(paths, generation, since=past, marks=marks(Path(config.log.dir)))
-    found = held_out_cases(generation, config, events, scene, most)
+    found = held_out_cases(generation, config, events, scene, most, per_user)
     return Requests("held-out events", most, ((line.counters, case) for line, case in found))
 
 
@@ -226,8 +243,10 @@ def evaluate(
     scenes: Sequence[str],
     most: int = 1000,
     progress: Callable[[str, int, int], None] = lambda scene, done, total: None,
+    per_user: int = 1,
 ) -> list[Report]:
-    """One report a scene that the data set can measure.
+    """One report a scene that the data set can measure, on at most `most` requests, `per_user` of
+    one user.
 
     `pipelines(counters)` gives the funnels that read those item counters (`None`: those of the
     generation's cut), `ranked(counters)` the scenes' prerank and rank together, cutting nothing
@@ -236,7 +255,11 @@ def evaluate(
     reports = [
         report
         for scene in scenes
-        if (report := _scene(generation, config, data, pipelines, scene, most, progress, ranked))
+        if (
+            report := _scene(
+                generation, config, data, pipelines, scene, most, progress, ranked, per_user
+            )
+        )
     ]
     if not reports:
         raise BadData(
@@ -255,6 +278,7 @@ def _scene(
     most: int,
     progress: Callable[[str, int, int], None],
     ranked: Callable[[Hydrator | None], Mapping[str, Stage]],
+    per_user: int,
 ) -> Report | None:
     measured: list[tuple[Case, dict[str, Candidates]]] = []
     kept: list[float] = []
@@ -265,7 +289,7 @@ def _scene(
         if whole is not None:
             let_through(kept, whole, case.query, left["recall"], left["prerank"])
 
-    asked = requests(generation, config, data, scene, most)
+    asked = requests(generation, config, data, scene, most, per_user)
     funnel = whole = None
     for counters, case in asked.cases:
         if funnel is None:
@@ -320,14 +344,16 @@ def report(
         for name in STAGES:
             survived[name].append(float(np.isin(case.rows, left[name].rows).mean()))
         shown.update(left["rerank"].rows[:10].tolist())
+    owners = askers([case for case, _ in measured])
     values: dict[str, dict[str, Array]] = {}
     for name, ranked in lists.items():
         pairs = list(zip(ranked, measured, strict=True))
         gains = [_gains(rows[:DEPTH], case) for rows, (case, _) in pairs]
         ideal = [np.asarray(case.grades, np.float64) for case, _ in measured]
         apart = [told_apart(rows, left["recall"].rows, case.rows) for rows, (case, left) in pairs]
-        together = told_apart_together(measured, name)
-        values[name] = {**_metrics(gains, ideal), "AUC": together, "GAUC": np.array(apart)}
+        own = {metric: of_users(v, owners) for metric, v in _metrics(gains, ideal).items()}
+        together = told_apart_together(measured, name, owners)
+        values[name] = {**own, "AUC": together, "GAUC": of_users(np.array(apart), owners)}
     figures = {
         name: {metric: _figure(v[~np.isnan(v)]) for metric, v in of.items()}
         for name, of in values.items()
@@ -336,11 +362,30 @@ def report(
         scene,
         kind,
         len(measured),
+        int(owners.max()) + 1,
         figures,
         {name: float(np.mean(shares)) for name, shares in survived.items()},
         len(shown) / max(len(generation.items), 1),
         values=values,
     )
+
+
+def askers(cases: Sequence[Case]) -> Array:
+    """(R,) the number of each request's user, in the order in which they first ask; a request
+    without a user has a number of its own."""
+    numbers: dict[str | int, int] = {}
+    users = [case.query.user_id or at for at, case in enumerate(cases)]
+    return np.array([numbers.setdefault(user, len(numbers)) for user in users], np.int64)
+
+
+def of_users(values: Array, owners: Array) -> Array:
+    """The means of each user's values (R,), of those that are not NaN."""
+    known = ~np.isnan(values)
+    count = int(owners.max()) + 1
+    sums = np.bincount(owners[known], values[known], count)
+    many = np.bincount(owners[known], minlength=count)
+    means: Array = np.divide(sums, many, out=np.full(count, np.nan), where=many > 0)
+    return means
 
 
 def _figure(values: Array) -> Figure:
@@ -369,13 +414,14 @@ def told_apart(ranked: Rows, recalled: Rows, relevant: Rows) -> float:
 
 
 def told_apart_together(
-    measured: Sequence[tuple[Case, Mapping[str, Candidates]]], name: str
+    measured: Sequence[tuple[Case, Mapping[str, Candidates]]], name: str, users: Array
 ) -> Array:
-    """One value a request, their mean the AUC of an order's scores over what was recalled in all
-    requests together: what a stage kept stands above what it cut, which has its score of before.
-    NaN for orders without scores, the page's and that by popularity."""
+    """One value a user (`users` (R,) says whose each request is), their mean the AUC of an order's
+    scores over what was recalled in all requests together: what a stage kept stands above what it
+    cut, which has its score of before. NaN for orders without scores, the page's and that by
+    popularity."""
     if name in ("page", "popularity"):
-        return np.full(len(measured), np.nan)
+        return np.full(int(users.max()) + 1, np.nan)
     recalled = [np.unique(left["recall"].rows) for _, left in measured]
     wanted = [np.isin(rows, case.rows) for rows, (case, _) in zip(recalled, measured, strict=True)]
     known = [_scored(rows, left, name) for rows, (_, left) in zip(recalled, measured, strict=True)]
@@ -385,8 +431,8 @@ def told_apart_together(
     above = (ordered[:, 1:] != ordered[:, :-1]).any(axis=0)
     place = np.zeros(len(order), np.int64)
     place[order[1:]] = np.cumsum(above)
-    owners = np.repeat(np.arange(len(measured)), [len(rows) for rows in recalled])
-    return auc_values(np.concatenate(wanted), place, owners, len(measured))
+    owners = np.repeat(users, [len(rows) for rows in recalled])
+    return auc_values(np.concatenate(wanted), place, owners, int(users.max()) + 1)
 
 
 def _scored(recalled: Rows, left: Mapping[str, Candidates], name: str) -> Array:

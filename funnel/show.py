@@ -206,9 +206,10 @@ def evaluation(report: Report) -> RenderableType:
     names = [*first, *(name for name in report.orders if name not in first)]
     rows = [[name, *(_figure(report.orders[name][m]) for m in metrics)] for name in names]
     survival = [[f"{report.survival[name]:.3f}" for name in STAGES]]
+    of = f" of {report.users} users" if report.users < report.requests else ""
     return Group(
         table(
-            f"{report.scene}: {report.requests} requests ({report.kind}), 95 % intervals",
+            f"{report.scene}: {report.requests} requests{of} ({report.kind}), 95 % intervals",
             ["order", *metrics],
             rows,
         ),

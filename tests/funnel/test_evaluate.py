@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,32 @@ def test_a_case_asks_at_the_request_for_what_the_user_did_from_then_on(
     assert case.query.excluded.tolist() == [8]
 
 
+def test_so_many_requests_of_a_user_as_are_asked_for(
+    generation: Generation, tmp_path: Path
+) -> None:
+    asked = {"ann": 5, "bob": 2, "cyd": 1}
+    rows = [
+        event(user, f"i{n}", "click", 2000 + 100 * n, request_id=f"{user}{n}")
+        for user, many in asked.items()
+        for n in range(many)
+    ]
+    events = read_events(written(tmp_path, rows), generation, since=1000)
+
+    def drawn(most: int, per_user: int) -> list[tuple[str, int]]:
+        found = held_out_cases(generation, CONFIG, events, "home", most, per_user)
+        return [(case.query.user_id, case.query.at) for _, case in found]
+
+    for per_user in (1, 3, 9):
+        found = drawn(100, per_user)
+        assert len(set(found)) == len(found)
+        assert found == sorted(found, key=lambda one: one[1])
+        assert Counter(user for user, _ in found) == {
+            user: min(many, per_user) for user, many in asked.items()
+        }
+    assert len(drawn(4, 3)) == 4
+    assert set(drawn(100, 1)) <= set(drawn(100, 3)) <= set(drawn(100, 9))
+
+
 def test_orders_list_a_stage_and_then_what_it_dropped() -> None:
     def left(rows: list[int], **columns: list[float]) -> Candidates:
         found = {f"recall.{k}": np.array(v, np.float32) for k, v in columns.items()}
@@ -169,6 +196,34 @@ def test_a_report_measures_by_hand_checkable_numbers(generation: Generation) -> 
     # Popularity lists 1, 2, ... without the excluded 0: what is relevant stands second and fifth.
     assert found.orders["popularity"]["MRR"].mean == pytest.approx(0.5)
     assert found.coverage == pytest.approx(0.1)
+    assert (found.requests, found.users) == (1, 1)
+
+
+def test_several_requests_of_a_user_are_one_measurement(generation: Generation) -> None:
+    def asked(user: str, found: list[int], wanted: int) -> tuple[Case, dict[str, Candidates]]:
+        order = Candidates(np.array(found, np.int32), np.array([2.0, 1.0, 0.0], np.float32))
+        case = Case(Query(user_id=user), np.array([wanted], np.int32), np.ones(1))
+        return case, dict.fromkeys(("recall", "prerank", "rank", "rerank"), order)
+
+    cases = [
+        asked("ann", [1, 2, 3], 1),
+        asked("bob", [1, 2, 3], 2),
+        asked("ann", [1, 2, 3], 3),
+        asked("ann", [4, 5, 6], 9),  # nothing relevant was found
+        asked("", [1, 2, 3], 1),
+        asked("", [1, 2, 3], 1),
+    ]
+    found = report(generation, "home", "held-out events", cases)
+    assert (found.requests, found.users) == (6, 4)
+    mrr = [(1 + 1 / 3 + 0) / 3, 1 / 2, 1.0, 1.0]
+    np.testing.assert_allclose(found.values["rank"]["MRR"], mrr)
+    assert found.orders["rank"]["MRR"].mean == pytest.approx(np.mean(mrr))
+    np.testing.assert_allclose(found.values["rank"]["GAUC"], [0.5, 0.5, 1.0, 1.0])
+    # AUC is of all candidates still; whose they are only says how sure it is.
+    labels = [row in case.rows for case, left in cases for row in left["recall"].rows]
+    expected = roc_auc_score(labels, np.tile([2.0, 1.0, 0.0], len(cases)))
+    assert found.orders["rank"]["AUC"].mean == pytest.approx(expected)
+    assert found.values["rank"]["AUC"].shape == (4,)
 
 
 @pytest.mark.parametrize("listed", [0, 3, 40])
@@ -202,7 +257,7 @@ def test_auc_is_of_all_requests_together_and_what_was_cut_comes_last() -> None:
         scores.append((said, np.maximum(said, 4), cut))
     for at, name in enumerate(("recall", "recall.bm25", "prerank")):
         expected = roc_auc_score(np.concatenate(labels), np.concatenate([s[at] for s in scores]))
-        assert told_apart_together(measured, name).mean() == pytest.approx(expected)
+        assert told_apart_together(measured, name, np.arange(3)).mean() == pytest.approx(expected)
 
 
 def test_gauc_is_not_known_where_nothing_relevant_was_recalled() -> None:
