@@ -8,9 +8,9 @@ rare and unheard codes and its training loop are those of the rank stage; every 
 one candidate. The strength of the embeddings' L2, the dropout and the learning rate are those with
 the best log loss on validation: from a strength that falls with the number of rows, as that of a
 prior does, weaker and stronger ones are tried for as long as that gets better, then slower and
-faster learning. With them, and for as many epochs as were best, it learns from train and validation together; so does `logistic`, the regression of
-scikit-learn, its strength chosen the same way: on the codes, and on codes and rates. The test is
-looked at once a model.
+faster learning. With them, and for as many epochs as were best, it learns from train and validation
+together; so does `logistic`, the regression of scikit-learn, its strength chosen the same way: on
+the codes, and on codes and rates. The test is looked at once a model.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ from benchmarks import harness
 from benchmarks.shop import configured
 from benchmarks.truth import TRUE, truly
 from features.counts import Counts
+from funnel.cases import Case, askers, requests
 from funnel.config import Config, merged, parse
-from funnel.evaluate import Case, Report, askers, let_through, of_users, report, requests
+from funnel.evaluate import Report, let_through, of_users, report
 from funnel.generation import Generation
 from funnel.metrics import bootstrap_interval
 from funnel.pipeline import local, ranked

@@ -28,9 +28,9 @@ from rich.progress import track
 
 from benchmarks import harness
 from benchmarks.shop import configured
+from funnel.cases import Case, requests
 from funnel.catalogue import id_hash
 from funnel.config import Config, merged, parse
-from funnel.evaluate import Case, requests
 from funnel.generation import Generation, current
 from funnel.metrics import bootstrap_interval, ndcg_at_k
 from funnel.pipeline import offline

@@ -28,11 +28,11 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from features.fold import IMPRESSION, user_names
+from funnel.cases import TEST_SHARE
 from funnel.catalogue import id_hash
 from funnel.config import Config, Scene
 from funnel.dataset import read
 from funnel.errors import BadData
-from funnel.evaluate import TEST_SHARE
 from funnel.gateway import excluded_rows, user_columns
 from funnel.generation import Generation
 from funnel.log import Logged, tables

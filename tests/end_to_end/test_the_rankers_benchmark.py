@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.rankers import Built, judged, meant
 from benchmarks.truth import TRUE, truly
-from funnel.evaluate import evaluate, requests
+from funnel.cases import requests
+from funnel.evaluate import evaluate
 from funnel.pipeline import offline, ranked
 from funnel.world import load
 from rank.value import LOGIT

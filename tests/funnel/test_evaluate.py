@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from funnel.cases import Case, held_out_cases
 from funnel.catalogue import write_catalogue
 from funnel.config import parse
 from funnel.errors import BadData
-from funnel.evaluate import Case, held_out_cases, orders, report, told_apart, told_apart_together
+from funnel.evaluate import orders, report, told_apart, told_apart_together
 from funnel.generation import Generation, Manifest
 from funnel.timeline import Timeline, groups, read_events
 from funnel.types import Candidates, Query, Step
