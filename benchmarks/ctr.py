@@ -6,11 +6,12 @@ DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of tra
 category comes how often its codes were clicked (benchmarks/rates.py). The model, its encoding of
 rare and unheard codes and its training loop are those of the rank stage; every row is a request of
 one candidate. The strength of the embeddings' L2, the dropout and the learning rate are those with
-the best log loss on validation: from a strength that falls with the number of rows, as that of a
-prior does, weaker and stronger ones are tried for as long as that gets better, then slower and
-faster learning. With them, and for as many epochs as were best, it learns from train and validation
-together; so does `logistic`, the regression of scikit-learn, its strength chosen the same way: on
-the codes, and on codes and rates. The test is looked at once a model.
+the best log loss on validation: one after another is made weaker and stronger for as long as that
+gets better, again and again until nothing does, the L2 beginning with a strength that falls with
+the number of rows, as that of a prior does. With them, and for as many epochs as were best, it
+learns from train and validation together; so does `logistic`, the regression of scikit-learn, its
+strength chosen the same way: on the codes, and on codes and rates. The test is looked at once a
+model.
 """
 
 from __future__ import annotations
@@ -43,12 +44,16 @@ from rank.models import MODELS
 from rank.train import Table, fit, predict
 from rank.value import Platt, sigmoid
 
-L2 = (1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+LADDERS: dict[str, tuple[float, ...]] = {  # what validation chooses, by the names of its settings
+    "learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "embedding_l2": (1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1),
+    "dropout": (0.0, 0.2, 0.5),
+}
 PRIOR = 10.0  # the strength tried first, times rows
-DROPOUT = (0.0, 0.5)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # of learning, tried from the middle
 STRENGTHS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-SETTINGS = Rank(width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=RATES[2])
+SETTINGS = Rank(
+    width=10, hidden=(400, 400, 400), epochs=30, batch=1024, learning_rate=1e-3, dropout=0.0
+)
 
 
 @dataclass(frozen=True)
@@ -132,31 +137,18 @@ class Deep:
         self.encoding = Encoding.fit(train.raw, sizes, [])
         self.train, self.valid = (rows.table(self.encoding) for rows in (train, valid))
         self.sizes = sizes
-        tried = dict[str, tuple[float, Rank]]()
+        tried = dict[Rank, float]()
 
-        def worth(of: Rank, **change: float) -> float:
-            settings = of.model_copy(update=change)
-            if told(settings) in tried:
-                return tried[told(settings)][0]
-            _, platt, logits = self.fitted(settings, 0)
-            found = log_loss(valid.labels, platt(logits))
-            tried[told(settings)] = found, settings
-            print(f"{told(settings)}: log loss {found:.4f} on validation", file=sys.stderr)
-            return found
-
-        def best() -> Rank:
-            return min(tried.values(), key=lambda one: one[0])[1]
+        def worth(settings: Rank) -> float:
+            if settings not in tried:
+                _, platt, logits = self.fitted(settings, 0)
+                tried[settings] = found = log_loss(valid.labels, platt(logits))
+                print(f"{told(settings)}: log loss {found:.4f} on validation", file=sys.stderr)
+            return tried[settings]
 
         usual = PRIOR / len(train.labels)
-        start = min(L2, key=lambda l2: abs(np.log(l2 / usual)))
-        walked(
-            L2,
-            start,
-            lambda l2: min(worth(SETTINGS, embedding_l2=l2, dropout=each) for each in DROPOUT),
-        )
-        regular = best()
-        walked(RATES, regular.learning_rate, lambda rate: worth(regular, learning_rate=rate))
-        self.settings = best()
+        l2 = min(LADDERS["embedding_l2"], key=lambda rung: abs(np.log(rung / usual)))
+        self.settings = climbed(SETTINGS.model_copy(update={"embedding_l2": l2}), worth)
 
     def fitted(self, settings: Rank, seed: int) -> tuple[int, Platt, Floats]:
         """Epochs, scale and logits of validation."""
@@ -187,6 +179,21 @@ def told(settings: Rank) -> str:
     """What validation chose, or what it is asked about."""
     regular = f"L2 {settings.embedding_l2:g}, dropout {settings.dropout:g}"
     return f"{regular}, learning rate {settings.learning_rate:g}"
+
+
+def climbed(start: Rank, worth: Callable[[Rank], float]) -> Rank:
+    """The settings where `worth` is least: one after another is walked along its ladder, until none
+    of them gets better."""
+    best, before = start, None
+    while best != before:
+        before = best
+        for name, ladder in LADDERS.items():
+
+            def at(rung: float, of: Rank = best, name: str = name) -> float:
+                return worth(of.model_copy(update={name: rung}))
+
+            best = best.model_copy(update={name: walked(ladder, getattr(best, name), at)})
+    return best
 
 
 def walked(ladder: Sequence[float], start: float, worth: Callable[[float], float]) -> float:

@@ -47,7 +47,8 @@ def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknow
     tmp_path, monkeypatch
 ):
     small = ctr.SETTINGS.model_copy(update={"hidden": (16,), "epochs": 5})
-    for name, value in (("L2", (1e-3,)), ("DROPOUT", (0.0,)), ("SETTINGS", small)):
+    one = {"learning_rate": (1e-3,), "embedding_l2": (1e-3,), "dropout": (0.0,)}
+    for name, value in (("LADDERS", one), ("SETTINGS", small)):
         monkeypatch.setattr(ctr, name, value)
     draw = np.random.default_rng(0)
     for name, n in (("train", 800), ("test", 600)):
@@ -80,6 +81,23 @@ def test_strengths_are_tried_for_as_long_as_they_get_better():
         assert found == min(ladder, key=lambda rung: abs(rung - best))
         assert len(asked) == len(set(asked))
         assert set(asked) <= tried
+
+
+def test_settings_are_tried_one_after_another_until_none_gets_better():
+    def worth(settings):
+        # What is best of one hangs on the other: a valley that runs across.
+        rate, l2 = np.log10(settings.learning_rate), np.log10(settings.embedding_l2)
+        return (rate + l2 + 6.5) ** 2 + 0.1 * (rate + 2.5) ** 2 + settings.dropout
+
+    start = ctr.SETTINGS.model_copy(
+        update={"learning_rate": 1e-4, "embedding_l2": 0.1, "dropout": 0.5}
+    )
+    found = ctr.climbed(start, worth)
+    for name, ladder in ctr.LADDERS.items():
+        place = ladder.index(getattr(found, name))
+        for near in ladder[max(place - 1, 0) : place + 2]:
+            assert worth(found.model_copy(update={name: near})) >= worth(found)
+    assert worth(found) < 1 < worth(start)
 
 
 def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
