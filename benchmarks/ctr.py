@@ -5,13 +5,13 @@ DIR has train.parquet and test.parquet, and valid.parquet or else a tenth of tra
 `label`, and features that are numbers where their type is float and categories otherwise; to each
 category comes how often its codes were clicked (benchmarks/rates.py). The model, its encoding of
 rare and unheard codes and its training loop are those of the rank stage; every row is a request of
-one candidate. The strength of the embeddings' L2, the dropout and the learning rate are those with
-the best log loss on validation: one after another is made weaker and stronger for as long as that
-gets better, again and again until nothing does, the L2 beginning with a strength that falls with
-the number of rows, as that of a prior does. With them, and for as many epochs as were best, it
-learns from train and validation together; so does `logistic`, the regression of scikit-learn, its
-strength chosen the same way: on the codes, and on codes and rates. The test is looked at once a
-model.
+one candidate. The learning rate and its decay, the strength of the embeddings' L2 and the dropout
+are those with the best log loss on validation: one after another is made weaker and stronger for as
+long as that gets better, again and again until nothing does, the L2 beginning with a strength that
+falls with the number of rows, as that of a prior does. With them, and for as many epochs as were
+best, it learns from train and validation together; so does `logistic`, the regression of
+scikit-learn, its strength chosen the same way: on the codes, and on codes and rates. The test is
+looked at once a model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from rank.train import Table, fit, predict
 from rank.value import Platt, sigmoid
 
 LADDERS: dict[str, tuple[float, ...]] = {  # what validation chooses, by the names of its settings
-    "learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "learning_rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "decay": (0.7, 0.85, 0.95, 1.0),
     "embedding_l2": (1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1),
     "dropout": (0.0, 0.2, 0.5),
 }
@@ -178,7 +179,7 @@ class Deep:
 def told(settings: Rank) -> str:
     """What validation chose, or what it is asked about."""
     regular = f"L2 {settings.embedding_l2:g}, dropout {settings.dropout:g}"
-    return f"{regular}, learning rate {settings.learning_rate:g}"
+    return f"{regular}, learning rate {settings.learning_rate:g}, decay {settings.decay:g}"
 
 
 def climbed(start: Rank, worth: Callable[[Rank], float]) -> Rank:

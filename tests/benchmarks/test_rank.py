@@ -47,7 +47,8 @@ def test_ctr_learns_categories_and_numbers_and_codes_what_it_never_saw_as_unknow
     tmp_path, monkeypatch
 ):
     small = ctr.SETTINGS.model_copy(update={"hidden": (16,), "epochs": 5})
-    one = {"learning_rate": (1e-3,), "embedding_l2": (1e-3,), "dropout": (0.0,)}
+    names = "learning_rate", "decay", "dropout"
+    one = {name: (getattr(small, name),) for name in names} | {"embedding_l2": (1e-3,)}
     for name, value in (("LADDERS", one), ("SETTINGS", small)):
         monkeypatch.setattr(ctr, name, value)
     draw = np.random.default_rng(0)
@@ -87,17 +88,17 @@ def test_settings_are_tried_one_after_another_until_none_gets_better():
     def worth(settings):
         # What is best of one hangs on the other: a valley that runs across.
         rate, l2 = np.log10(settings.learning_rate), np.log10(settings.embedding_l2)
-        return (rate + l2 + 6.5) ** 2 + 0.1 * (rate + 2.5) ** 2 + settings.dropout
+        return (rate + l2 + 6.5) ** 2 + 0.1 * (rate + 2.5) ** 2 + settings.dropout - settings.decay
 
     start = ctr.SETTINGS.model_copy(
-        update={"learning_rate": 1e-4, "embedding_l2": 0.1, "dropout": 0.5}
+        update={"learning_rate": 1e-4, "embedding_l2": 0.1, "dropout": 0.5, "decay": 0.7}
     )
     found = ctr.climbed(start, worth)
     for name, ladder in ctr.LADDERS.items():
         place = ladder.index(getattr(found, name))
         for near in ladder[max(place - 1, 0) : place + 2]:
             assert worth(found.model_copy(update={name: near})) >= worth(found)
-    assert worth(found) < 1 < worth(start)
+    assert worth(found) < 0 < worth(start)
 
 
 def test_drawn_items_were_never_met_and_the_split_leaves_the_last_two_out():
