@@ -36,8 +36,8 @@ from rank.pairs import Pairs
 from rank.train import Table, fit, predict
 
 ASKED = 20, 100  # drawn items of a user of validation and of the test
-# What validation liked most of Beauty with one drawn item, for both networks, of 2e-3 to 8e-3, L2 of
-# 3e-5 to 3e-4 and decays of 0.85 to 1: where every epoch draws others, learning need not slow down.
+# What validation liked most of Beauty with one drawn item, for both networks, of 2e-3 to 8e-3, L2
+# of 3e-5 to 3e-4 and decays of 0.85 to 1: where every epoch draws others, none is needed.
 SETTINGS = Rank(
     epochs=30, batch=1024, learning_rate=4e-3, decay=1.0, embedding_l2=1e-4, dropout=0.2
 )
