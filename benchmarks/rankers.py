@@ -7,12 +7,13 @@ neither training nor the decision whether a model is used has seen. `rank` is us
 validation said, so that every network is seen at work; `on` says what validation said. Beside the
 orders of recall, prerank and rank stands the network's own, `network`, which the order of rank adds
 to prerank's. Every order has nDCG@10, AUC and GAUC, with what it is above the one before it and by
-how much a network is above DeepFM, as 95 % bootstrap intervals of the requests' differences; of a
+how much a network is above DeepFM, as 95 % bootstrap intervals of the users' differences; of a
 simulated world also what its truth says (benchmarks/truth.py). `valid AUC` is the network's own on
 the validation split, ECE there that of the head it names. Two seeds of one network may be as far
 apart as two networks: with `--seeds N` every network is trained N times on the same samples, and
 its figures are means over these, request by request. With `--per-user N` a user is asked at up to N
 moments, which are one measurement, their mean: where users are few, one moment of each says little.
+`users` counts them, or the graded queries.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def row(
 ) -> dict[str, Any]:
     """One order, and by how much it is above the one `before` and the one named `first`."""
     own = orders[name]
-    found: dict[str, Any] = {"method": f"{scene}, {name}", "requests": len(own[METRICS[0]])}
+    found: dict[str, Any] = {"method": f"{scene}, {name}", "users": len(own[METRICS[0]])}
     for metric in (*METRICS, *(name for name in TRUE if np.isfinite(own.get(name, np.nan)).any())):
         found[metric] = float(np.nanmean(own[metric]))
         for title, other in (("over the stage before", before), (f"over {FIRST}", first)):
