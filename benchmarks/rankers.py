@@ -11,7 +11,7 @@ how much a network is above DeepFM, as 95 % bootstrap intervals of the users' di
 simulated world also what its truth says (benchmarks/truth.py). `valid AUC` is the network's own on
 the validation split, ECE there that of the head it names. Two seeds of one network may be as far
 apart as two networks: with `--seeds N` every network is trained N times on the same samples, and
-its figures are means over these, request by request. With `--per-user N` a user is asked at up to N
+its figures are means over these, user by user. With `--per-user N` a user is asked at up to N
 moments, which are one measurement, their mean: where users are few, one moment of each says little.
 `users` counts them, or the graded queries.
 """
