@@ -13,6 +13,7 @@ is above the mean, with the 95 % bootstrap interval of the users' differences.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,16 @@ def measured(every: Sequences, negatives: int, seeds: int) -> list[dict[str, Any
     rows, values = [], dict[str, Floats]()
     for name, make in kinds.items():
         begin = time.perf_counter()
-        fitted = [fit(make, learned, stop, SETTINGS, seed, draw=drawn) for seed in range(seeds)]
+        fitted = []
+        for seed in range(seeds):
+            one = fit(make, learned, stop, SETTINGS, seed, draw=drawn)
+            fitted.append(one)
+            print(
+                f"{name}, 1:{negatives}, seed {seed}: {len(one.epochs)} epochs, the best "
+                f"{one.best + 1}, loss {one.epochs[one.best].loss:.4f} on validation, "
+                f"{time.perf_counter() - begin:.0f} s",
+                file=sys.stderr,
+            )
         took = time.perf_counter() - begin
         told, found = (
             np.mean([below(one.model, table) for one in fitted], 0) for table in (valid, test)
