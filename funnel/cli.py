@@ -716,9 +716,9 @@ def demo(
     config: ConfigFile = None,
 ) -> None:
     """Simulate, validate, build, serve, ask, click and evaluate: the whole of Funnel at once."""
-    from funnel.demo import run
+    from funnel.demo import QUICK, run
 
-    run(load(config), data, size)
+    run(load(config, None if data or config else QUICK), data, size)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Build(Section):
         0.25, description="share of the training events that prerank and rank learn from"
     )
     valid_share: Share = Field(0.2, description="share of the samples used for validation")
-    requests: Positive = Field(2500, description="training requests sampled for a scene")
+    requests: Positive = Field(10_000, description="training requests sampled for a scene")
     negatives: Positive = Field(
         150, description="recalled candidates kept for a request that is learned from"
     )

@@ -33,6 +33,7 @@ from funnel.show import page as shown
 
 SERVICES = ("features", "recall", "prerank", "rank", "rerank", "gateway")
 START_S = 90.0
+QUICK = {"build": {"requests": 2500}}  # of a shop that nobody configured: over in minutes
 SHOP = {  # what the columns of the simulated shop mean
     "numeric": ["price", "rating"],
     "categorical": ["category", "brand", "colour", "material"],
